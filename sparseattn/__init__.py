@@ -1,0 +1,15 @@
+"""Sparse attention for array libraries: patterns as index structures, attention over them, and its gradient."""
+
+from sparseattn import patterns
+from sparseattn.attention import Gradients, attend, attend_backward, merge, vjp
+from sparseattn.dispatch import backends
+from sparseattn.explain import explain
+from sparseattn.kernels.numba_cpu import warm
+from sparseattn.kernels.numba_cpu.threads import set_threads, threads
+from sparseattn.pattern import Pattern
+from sparseattn.structure import BlockCSR
+
+__version__ = "0.1.0"
+
+__all__ = ["BlockCSR", "Gradients", "Pattern", "__version__", "attend", "attend_backward", "backends", "explain", "merge",
+           "patterns", "set_threads", "threads", "vjp", "warm"]

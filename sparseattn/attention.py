@@ -1,0 +1,192 @@
+"""attend, its gradient, and merge: check the call, hand it to a backend."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sparseattn import checks, dispatch
+from sparseattn.xp import compute_dtype, namespace
+
+Array = Any
+
+
+class Gradients(NamedTuple):
+    """Gradients of a call, each with the shape and dtype of its input; None where there is no such input."""
+
+    dq: Array
+    dk: Array
+    dv: Array
+    dbias: Array | None = None
+    dsinks: Array | None = None
+
+
+def attend(q, k, v, pattern, *, scale=None, bias=None, softcap=None, sinks=None, dropout=0.0, seed=None,
+           return_lse=False, out=None, backend=None):
+    """Softmax attention over the pairs of a pattern: ``out[i] = sum_j softmax_j(scale * q[i] . k[j]) v[j]``.
+
+    Parameters
+    ----------
+    q : array, (batch, n_heads, n_queries, head_dim), float16, bfloat16, float32 or float64
+        Queries; without batch, or without batch and heads, as well. Any strides.
+    k, v : array, (batch, n_kv_heads, n_keys, head_dim)
+        Keys and values in q's dtype and number of axes. `n_heads` is a multiple of `n_kv_heads`: grouped heads. v may have
+        another head_dim.
+    pattern : Pattern
+        Which key each query attends; its batch is 1 or that of q, its n_heads 1, n_kv_heads or n_heads.
+    scale : float, optional
+        Factor of the scores; None: 1 / sqrt(head_dim).
+    bias, softcap, sinks : optional
+        Not available in this version: leave them None.
+    dropout : float
+        Not available in this version: leave it 0.
+    seed : int, optional
+        Of the dropout.
+    return_lse : bool
+        Also return the logarithm of each query's sum of exponentials.
+    out : array, (batch, n_heads, n_queries, v_head_dim), optional
+        Where to write the result: q's dtype, overlapping none of q, k, v.
+    backend : str, optional
+        Name of a backend, see `backends`; None: the first that can run the call.
+
+    Returns
+    -------
+    array, or tuple of two arrays
+        `out` in q's dtype, and with `return_lse` the natural logarithm `lse` (batch, n_heads, n_queries), float32 (float64
+        for float64).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A type, dtype, shape or value does not fit; nothing was computed.
+    NotImplementedError
+        No backend can run the call.
+
+    Notes
+    -----
+    16-bit inputs are computed in float32. A query without keys gets ``out = 0`` and ``lse = -inf``. What is in a key or
+    value that no query attends, NaN included, touches nothing. Equal calls give equal bits, whatever the number of threads.
+    """
+    checks.check_options(bias, softcap, sinks, dropout, seed)
+    call = checks.check_call(q, k, v, pattern, scale)
+    result, lse = _forward(call, pattern, out, backend)
+    return (result, lse) if return_lse else result
+
+
+def attend_backward(dout, q, k, v, out, lse, pattern, *, dlse=None, scale=None, bias=None, softcap=None, sinks=None,
+                    dropout=0.0, seed=None, backend=None):
+    """Gradients of `attend` for q, k and v.
+
+    Parameters
+    ----------
+    dout : array
+        Gradient arriving at `out`, in its shape and dtype.
+    q, k, v : array
+        As given to `attend`.
+    out, lse : array
+        As `attend` returned them with ``return_lse=True``. They may be those of a `merge` that this call is one part of.
+    pattern : Pattern
+        As given to `attend`.
+    dlse : array, optional
+        Gradient arriving at `lse`, in its shape and dtype.
+    scale, bias, softcap, sinks, dropout, seed, backend : optional
+        As given to `attend`.
+
+    Returns
+    -------
+    Gradients
+        Named tuple (dq, dk, dv, dbias, dsinks); None where there was no such input.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A type, dtype, shape or value does not fit; nothing was computed.
+    NotImplementedError
+        No backend can run the call.
+    """
+    checks.check_options(bias, softcap, sinks, dropout, seed)
+    call = checks.check_call(q, k, v, pattern, scale)
+    dout = checks.check_like("dout", dout, call.out_shape, call.q.dtype, call)
+    out = checks.check_like("out", out, call.out_shape, call.q.dtype, call)
+    lse = checks.check_like("lse", lse, call.lse_shape, call.lse_dtype, call)
+    if dlse is not None:
+        dlse = checks.check_like("dlse", dlse, call.lse_shape, call.lse_dtype, call)
+    runs = dispatch.choose(call.library, call.q, call.k, call.v, pattern, backend)
+    gradients = runs.backward(dout, call.q, call.k, call.v, out, lse, pattern, scale=call.scale, dlse=dlse)
+    return Gradients(*(g[(0,) * (4 - call.ndim)] for g in gradients))
+
+
+def vjp(q, k, v, pattern, *, scale=None, bias=None, softcap=None, sinks=None, dropout=0.0, seed=None, return_lse=False,
+        out=None, backend=None):
+    """`attend`, and the function that takes a gradient of its result back to the inputs.
+
+    Parameters
+    ----------
+    q, k, v : array
+        As in `attend`. They are kept, not copied: change none of them before the last use of the function.
+    pattern : Pattern
+        As in `attend`.
+    scale, bias, softcap, sinks, dropout, seed, out, backend : optional
+        As in `attend`.
+    return_lse : bool
+        As in `attend`: the first value is then ``(out, lse)``.
+
+    Returns
+    -------
+    out : array, or tuple of two arrays
+        What `attend` returns.
+    vjp : function
+        ``vjp(dout, dlse=None)`` gives `Gradients`; it may be called any number of times.
+    """
+    checks.check_options(bias, softcap, sinks, dropout, seed)
+    call = checks.check_call(q, k, v, pattern, scale)
+    result, lse = _forward(call, pattern, out, backend)
+
+    def backward(dout, dlse=None):
+        return attend_backward(dout, q, k, v, result, lse, pattern, dlse=dlse, scale=call.scale, backend=backend)
+
+    return ((result, lse) if return_lse else result), backward
+
+
+def merge(parts):
+    """Attention over a union of disjoint key sets, from attention over each of them; exact.
+
+    Parameters
+    ----------
+    parts : sequence of (out, lse)
+        As `attend` returns them with ``return_lse=True``, for the same queries and disjoint pairs: out (..., n_queries,
+        head_dim), lse (..., n_queries). At least one.
+
+    Returns
+    -------
+    out, lse : array
+        In the shapes and dtypes of the parts. A query without keys in any part has out 0 and lse -inf.
+
+    Notes
+    -----
+    Parts are added in the given order, in float32 (float64 for float64), with one rounding at the end.
+    """
+    parts = checks.check_parts(parts)
+    out, lse = parts[0]
+    xp, dtype = namespace(out), compute_dtype(out.dtype)
+    top = lse
+    for _, other in parts[1:]:
+        top = xp.maximum(top, other)
+    top = xp.where(top == -xp.inf, 0, top)
+    total, acc = xp.zeros(lse.shape, dtype), xp.zeros(out.shape, dtype)
+    for part, part_lse in parts:
+        weight = xp.exp(part_lse - top)
+        total += weight
+        # a part without keys for a query says nothing about it, whatever its out holds
+        acc += xp.where(weight[..., None] != 0, part.astype(dtype), 0) * weight[..., None]
+    reached = total != 0
+    acc /= xp.where(reached, total, 1)[..., None]
+    return acc.astype(out.dtype), xp.where(reached, top + xp.log(xp.where(reached, total, 1)), -xp.inf)
+
+
+def _forward(call, pattern, out, backend):
+    """(out, lse) with the axes of the caller's q; `out` itself where one was given."""
+    view = None if out is None else checks.check_out(out, call)
+    runs = dispatch.choose(call.library, call.q, call.k, call.v, pattern, backend)
+    result, lse = runs.forward(call.q, call.k, call.v, pattern, scale=call.scale, out=view)
+    lead = (0,) * (4 - call.ndim)
+    return (result[lead] if out is None else out), lse[lead]

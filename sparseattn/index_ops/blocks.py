@@ -1,0 +1,130 @@
+"""Operations on block structures that stay in their order: join two of them, transpose, cut into other block sizes."""
+
+from dataclasses import replace
+from math import gcd
+
+import numpy as np
+
+from sparseattn.index_ops.cells import Cells, common_lead, from_cells, refuse_too_many_masks, to_cells
+from sparseattn.index_ops.masks import distinct, pack, unpack
+from sparseattn.structure import BlockCSR
+
+CHUNK = 1 << 22  # pairs written out at a time
+
+
+def join(a, b, operation):
+    """`a` and `b` ("and", "or", "sub") as one BlockCSR; aligned, of equal space and block size. O(blocks)."""
+    lead = common_lead(a, b)
+    x, y = to_cells(a, lead), to_cells(b, lead)
+    both, in_x, in_y = np.intersect1d(x.numbers, y.numbers, assume_unique=True, return_indices=True)
+    ids_x, ids_y = x.ids[in_x].astype(np.int64), y.ids[in_y].astype(np.int64)
+    kinds, which = np.unique(ids_x * len(y.masks) + ids_y, return_inverse=True)
+    left, right = x.masks[kinds // len(y.masks)], y.masks[kinds % len(y.masks)]
+    met = {"and": left & right, "or": left | right, "sub": left & ~right}[operation]
+    numbers, ids, masks = [both], [which.reshape(-1)], [met]
+    if operation != "and":
+        alone = np.ones(x.numbers.size, bool)
+        alone[in_x] = False
+        numbers.append(x.numbers[alone])
+        ids.append(x.ids[alone] + len(met))
+        masks.append(x.masks)
+    if operation == "or":
+        alone = np.ones(y.numbers.size, bool)
+        alone[in_y] = False
+        numbers.append(y.numbers[alone])
+        ids.append(y.ids[alone] + len(met) + len(x.masks))
+        masks.append(y.masks)
+    numbers, ids = np.concatenate(numbers), np.concatenate(ids)
+    by_number = np.argsort(numbers, kind="stable")
+    return from_cells(replace(x, numbers=numbers[by_number], ids=ids[by_number], masks=np.concatenate(masks)))
+
+
+def transpose_blocks(part):
+    """The BlockCSR of (key, query) pairs: rows become columns, orders change places. O(blocks), a stable sort."""
+    x = to_cells(part)
+    b, h, row, col = x.coordinates()
+    n_rows, n_cols = x.grid
+    by_col = np.lexsort((row, col, b * x.lead[1] + h)) if x.lead != (1, 1) else np.argsort(col, kind="stable")
+    counts = np.bincount((b * x.lead[1] + h) * n_cols + col, minlength=x.lead[0] * x.lead[1] * n_cols)
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    lines = ends[:-1].reshape(x.lead + (n_cols,))
+    last = ends[n_cols::n_cols].reshape(x.lead + (1,)) if n_cols else np.zeros(x.lead + (1,), np.int64)
+    masked = part.mask_ids is not None
+    return BlockCSR(
+        part.shape[::-1], part.block_size[::-1], np.concatenate([lines, last], axis=2), row[by_col].astype(np.int32),
+        x.ids[by_col] if masked else None,
+        pack(unpack(part.masks, part.block_size[1]).swapaxes(1, 2)) if masked else None,
+        part.k_order, part.q_order, part.heads,
+    )
+
+
+def reblock(part, block_size):
+    """The same pairs in blocks of another size: cut to the common divisor, then put together. O(pairs of partial blocks)."""
+    if tuple(block_size) == tuple(part.block_size):
+        return part
+    common = tuple(gcd(a, b) for a, b in zip(part.block_size, block_size))
+    return from_cells(merge_cells(split_cells(to_cells(part), common), tuple(block_size)))
+
+
+def split_cells(cells, block_size):
+    """Cells cut into smaller ones whose sides divide theirs; empty ones may be among them."""
+    (n_q, n_k), (rows, cols) = (tuple(a // b for a, b in zip(cells.block_size, block_size)), cells.grid)
+    if (n_q, n_k) == (1, 1):
+        return cells
+    bits = unpack(cells.masks, cells.block_size[1])
+    bits = bits.reshape(len(bits), n_q, block_size[0], n_k, block_size[1]).swapaxes(2, 3)
+    small = replace(cells, block_size=tuple(block_size), masks=pack(bits.reshape((-1,) + tuple(block_size))))
+    some = bits.any(axis=(3, 4)).reshape(len(bits), n_q * n_k)
+    counts = some.sum(axis=1)[cells.ids]
+    parent = np.repeat(np.arange(cells.numbers.size), counts)
+    child = np.nonzero(some)[1]
+    first = np.concatenate([[0], np.cumsum(some.sum(axis=1))])[cells.ids]
+    child = child[np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(parent.size)]
+    line, col = np.divmod(cells.numbers[parent], cols)
+    lead, row = np.divmod(line, rows)
+    row, col = row * n_q + child // n_k, col * n_k + child % n_k
+    new_rows, new_cols = small.grid
+    inside = (row < new_rows) & (col < new_cols)
+    numbers = ((lead * new_rows + row) * new_cols + col)[inside]
+    ids = (cells.ids[parent] * (n_q * n_k) + child)[inside]
+    by_number = np.argsort(numbers, kind="stable")
+    return replace(small, numbers=numbers[by_number], ids=ids[by_number])
+
+
+def merge_cells(cells, block_size):
+    """Cells put together into larger ones whose sides are multiples of theirs."""
+    (n_q, n_k), (rows, cols) = (tuple(b // a for a, b in zip(cells.block_size, block_size)), cells.grid)
+    if (n_q, n_k) == (1, 1):
+        return cells
+    line, col = np.divmod(cells.numbers, max(cols, 1))
+    lead, row = np.divmod(line, max(rows, 1))
+    large = replace(cells, block_size=tuple(block_size))
+    new_rows, new_cols = large.grid
+    parent = (lead * new_rows + row // n_q) * new_cols + col // n_k
+    by_parent = np.argsort(parent, kind="stable")
+    parents, first = np.unique(parent[by_parent], return_index=True)
+    child = unpack(cells.masks, cells.block_size[1])
+    masks, ids, count = [], [], 0
+    step = max(CHUNK // (block_size[0] * block_size[1]), 1)
+    ends = np.append(first, parent.size)
+    for at in range(0, parents.size, step):
+        members = by_parent[ends[at] : ends[min(at + step, parents.size)]]
+        whole = np.zeros((min(step, parents.size - at), n_q, n_k) + cells.block_size, bool)
+        which = np.searchsorted(parents, parent[members]) - at
+        whole[which, row[members] % n_q, col[members] % n_k] = child[cells.ids[members]]
+        packed = pack(whole.swapaxes(2, 3).reshape((-1,) + tuple(block_size)))
+        kept, same = distinct(packed)
+        masks.append(packed[kept])
+        ids.append(same + count)
+        count += kept.size
+        refuse_too_many_masks(count, block_size)
+    empty = np.zeros((1, block_size[0], -(-block_size[1] // 32)), np.uint32)
+    return replace(large, numbers=parents, ids=np.concatenate(ids or [parents]),
+                   masks=np.concatenate(masks) if masks else empty)
+
+
+def from_pairs(like: Cells, numbers):
+    """The BlockCSR in the space and block size of `like` whose pairs have these (1, 1)-cell numbers, unsorted."""
+    single = replace(like, block_size=(1, 1), numbers=np.unique(numbers), masks=np.ones((1, 1, 1), np.uint32))
+    single = replace(single, ids=np.zeros(single.numbers.size, np.int32))
+    return from_cells(merge_cells(single, tuple(like.block_size)))

@@ -1,0 +1,163 @@
+"""A BlockCSR written out as a sorted list of numbered cells, and the way back: every operation on blocks goes through it.
+
+The number of a cell is ``((b * heads + h) * n_rows + row) * n_cols + col``, so sorted numbers are sorted rows.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparseattn.index_ops.masks import distinct, full_mask, pack
+from sparseattn.structure import BlockCSR
+
+MASK_LIMIT = 1 << 30  # bytes of distinct masks that one structure may take
+
+Array = Any
+
+
+@dataclass
+class Cells:
+    """Cells of a block structure: numbers (sorted, int64), ids into masks (0 = full), and what they are cells of."""
+
+    shape: tuple
+    block_size: tuple
+    lead: tuple
+    numbers: Array
+    ids: Array
+    masks: Array
+    q_order: Any = None
+    k_order: Any = None
+    heads: Array | None = None
+
+    @property
+    def grid(self):
+        """(n_rows, n_cols) of blocks."""
+        n_q = self.shape[0] if self.q_order is None else self.q_order.n_slots
+        n_k = self.shape[1] if self.k_order is None else self.k_order.n_slots
+        return -(-n_q // self.block_size[0]), -(-n_k // self.block_size[1])
+
+    def coordinates(self):
+        """(b, h, row, col) of each cell."""
+        n_rows, n_cols = self.grid
+        line, col = np.divmod(self.numbers, max(n_cols, 1))
+        lead, row = np.divmod(line, max(n_rows, 1))
+        b, h = np.divmod(lead, self.lead[1])
+        return b, h, row, col
+
+
+def common_lead(a, b):
+    """(1 | batch, 1 | heads) of two aligned parts together."""
+    return max(a.lead[0], b.lead[0]), max(a.lead[1], b.lead[1])
+
+
+def to_cells(part, lead=None):
+    """Cells of a BlockCSR over its own lead axes, or over these wider ones."""
+    lead = lead or part.lead
+    indptr = part.indptr
+    own = indptr.shape[:2]
+    counts = np.broadcast_to(np.diff(indptr, axis=2), lead + (part.n_rows,)).ravel()
+    line = np.repeat(np.arange(counts.size), counts)
+    at = slice(None)
+    if own != lead:
+        starts = np.broadcast_to(indptr[..., :-1], lead + (part.n_rows,)).ravel()
+        at = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(line.size)
+    numbers = line * part.n_cols + part.indices[at]
+    if part.mask_ids is None:
+        ids, masks = np.zeros(numbers.size, np.int32), full_mask(part.block_size)
+    else:
+        ids, masks = part.mask_ids[at], part.masks
+    return Cells(part.shape, part.block_size, lead, numbers, ids, masks, part.q_order, part.k_order, part.heads)
+
+
+def live_slots(order, n_slots, block):
+    """Which slots of each block hold a token: ids (1 | batch, 1 | heads, n_blocks) into a bool table; row 0 is all."""
+    if order is not None:
+        return order.memo.get(("live", block), lambda: _live_in_list(order, block))
+    n_blocks = -(-n_slots // block)
+    ids, table = np.zeros((1, 1, n_blocks), np.int64), np.ones((1, block), bool)
+    if n_slots % block:
+        ids[0, 0, -1] = 1
+        table = np.stack([table[0], np.arange(block) < n_slots % block])
+    return ids, table
+
+
+def _live_in_list(order, block):
+    tokens = order.listing()
+    n_blocks = -(-tokens.shape[2] // block)
+    live = np.zeros(tokens.shape[:2] + (n_blocks * block,), bool)
+    live[..., : tokens.shape[2]] = tokens >= 0
+    rows = np.concatenate([np.ones((1, block), bool), live.reshape(-1, block)])
+    first, which = distinct(pack(rows[:, None])[:, 0])
+    rank = np.argsort(np.argsort(first))  # the row of ones in front gets number 0
+    return rank[which[1:]].reshape(tokens.shape[:2] + (n_blocks,)), rows[np.sort(first)]
+
+
+def from_cells(cells):
+    """The canonical BlockCSR: no empty block, whole blocks unmasked, masks distinct and used."""
+    numbers, ids, masks = _settle(cells)
+    n_rows = cells.grid[0]
+    lines = cells.lead[0] * cells.lead[1] * n_rows
+    line, col = np.divmod(numbers, max(cells.grid[1], 1))
+    indptr = np.zeros(lines + 1, np.int64)
+    np.cumsum(np.bincount(line, minlength=lines), out=indptr[1:])
+    if n_rows:
+        starts = indptr[:-1].reshape(cells.lead + (n_rows,))
+        stops = indptr[1:].reshape(cells.lead + (n_rows,))[..., -1:]
+    else:
+        starts, stops = np.zeros(cells.lead + (0,), np.int64), np.zeros(cells.lead + (1,), np.int64)
+    masked = bool(ids.any())
+    return BlockCSR(
+        cells.shape, tuple(cells.block_size), np.concatenate([starts, stops], axis=2), col.astype(np.int32),
+        ids.astype(np.int32) if masked else None, masks if masked else None, cells.q_order, cells.k_order, cells.heads,
+    )
+
+
+def _settle(cells):
+    """Numbers, ids and masks with empty cells dropped, complete ones marked 0, and masks renumbered."""
+    full = full_mask(cells.block_size)
+    state = np.where((cells.masks == full).all(axis=(1, 2)), 1, np.where(cells.masks.any(axis=(1, 2)), 0, -1))
+    verdict = state[cells.ids]  # 1 complete, -1 empty
+    _judge_with_dead_slots(cells, verdict)
+    keep = verdict >= 0
+    numbers, ids, partial = cells.numbers[keep], cells.ids[keep], verdict[keep] == 0
+    used, which = np.unique(ids[partial], return_inverse=True)
+    first, same = distinct(cells.masks[used])
+    new_ids = np.zeros(ids.size, np.int64)
+    new_ids[partial] = 1 + same[which.reshape(-1)]
+    return numbers, new_ids, np.concatenate([full, cells.masks[used][first]])
+
+
+def _judge_with_dead_slots(cells, verdict):
+    """Correct the verdict of cells with slots beyond the end or of nobody, whose bits mean nothing."""
+    (block_q, block_k), (batch, heads) = cells.block_size, cells.lead
+    n_q = cells.shape[0] if cells.q_order is None else cells.q_order.n_slots
+    n_k = cells.shape[1] if cells.k_order is None else cells.k_order.n_slots
+    (q_ids, q_table), (k_ids, k_table) = live_slots(cells.q_order, n_q, block_q), live_slots(cells.k_order, n_k, block_k)
+    if len(q_table) == 1 and len(k_table) == 1:
+        return
+    b, h, row, col = cells.coordinates()
+    q_live = q_ids[b % q_ids.shape[0], h % q_ids.shape[1], row]
+    k_live = k_ids[b % k_ids.shape[0], h % k_ids.shape[1], col]
+    some = np.flatnonzero(q_live | k_live)
+    code = (cells.ids[some].astype(np.int64) * len(q_table) + q_live[some]) * len(k_table) + k_live[some]
+    kinds, which = np.unique(code, return_inverse=True)
+    rest, k_kind = np.divmod(kinds, len(k_table))
+    mask, q_kind = np.divmod(rest, len(q_table))
+    result = np.empty(kinds.size, np.int64)
+    for at in range(0, kinds.size, 1 << 12):
+        piece = slice(at, at + (1 << 12))
+        live = pack(q_table[q_kind[piece]][:, :, None] & k_table[k_kind[piece]][:, None, :])
+        wanted = cells.masks[mask[piece]] & live
+        result[piece] = np.where(wanted.any(axis=(1, 2)), (wanted == live).all(axis=(1, 2)), -1)
+    verdict[some] = result[which.reshape(-1)]
+
+
+def refuse_too_many_masks(n_masks, block_size):
+    """Raise where masks of their own for every block would take more than MASK_LIMIT bytes."""
+    size = n_masks * block_size[0] * -(-block_size[1] // 32) * 4
+    if size > MASK_LIMIT:
+        raise ValueError(
+            f"the result needs {n_masks} different masks of {block_size[0]} x {block_size[1]} pairs, {size / 2**30:.1f} GiB, "
+            f"over the limit of {MASK_LIMIT >> 30} GiB; combine sparser patterns, or build it with larger regular pieces"
+        )

@@ -1,0 +1,5 @@
+"""Pattern: a set of (query, key) pairs as an index structure."""
+
+from sparseattn.pattern.core import Pattern
+
+__all__ = ["Pattern"]

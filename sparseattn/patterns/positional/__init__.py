@@ -1,0 +1,1 @@
+"""Families that follow from sizes only: windows, strides, blocks, documents, global tokens."""

@@ -1,0 +1,58 @@
+"""All pairs, and all pairs up to the present."""
+
+from sparseattn.patterns.arguments import ranges_pattern, sizes
+from sparseattn.patterns.positional.sliding_window import sliding_window
+
+import numpy as np
+
+
+def dense(n_queries, n_keys=None, *, block_size=None):
+    """Every query attends every key.
+
+    Parameters
+    ----------
+    n_queries, n_keys : int
+        Tokens. `n_keys` defaults to `n_queries`.
+    block_size : int or tuple of int, optional
+        Tiles for the kernels; speed only.
+
+    Returns
+    -------
+    Pattern
+        Shape (n_queries, n_keys), shared by all heads.
+
+    Notes
+    -----
+    Two integers to build, whatever the length.
+    """
+    shape = sizes(n_queries, n_keys)
+    return ranges_pattern(np.zeros((1, 1, 1)), np.full((1, 1, 1), shape[1]), shape, block_size)
+
+
+def causal(n_queries, n_keys=None, *, offset=None, block_size=None):
+    """Each query attends its own key and all before it.
+
+    Parameters
+    ----------
+    n_queries, n_keys : int
+        Tokens. `n_keys` defaults to `n_queries`; the last query sits at the last key.
+    offset : int or sequence of int, optional
+        The key at which query 0 sits, one for all or one per batch item (caches of different lengths).
+        None: ``n_keys - n_queries``.
+    block_size : int or tuple of int, optional
+        Tiles for the kernels; speed only.
+
+    Returns
+    -------
+    Pattern
+        Shape (n_queries, n_keys), shared by all heads.
+
+    Notes
+    -----
+    Query i attends key j when j <= i + offset. O(n_queries) to build. PyTorch's ``is_causal=True`` takes offset 0.
+
+    References
+    ----------
+    .. [1] Vaswani et al., Attention Is All You Need, arXiv:1706.03762, section 3.2.3.
+    """
+    return sliding_window(n_queries, n_keys, left=None, right=0, offset=offset, block_size=block_size)

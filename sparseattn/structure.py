@@ -1,0 +1,282 @@
+"""The records of an index structure: Order (which token sits at a slot), BlockCSR (blocks of pairs), Ranges (key ranges)."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+import numpy as np
+
+Array = Any
+
+
+class Memo:
+    """Derived data of one frozen record, made on first use; safe for threads, never pickled."""
+
+    def __init__(self):
+        self._lock = threading.RLock()
+        self._values = {}
+
+    def get(self, key, make: Callable[[], Any]):
+        """The value stored under `key`, made by `make()` where there is none yet."""
+        try:
+            return self._values[key]
+        except KeyError:
+            with self._lock:
+                if key not in self._values:
+                    self._values[key] = make()
+                return self._values[key]
+
+    def __reduce__(self):
+        return Memo, ()
+
+
+def digest(*items) -> bytes:
+    """A 16-byte fingerprint of arrays (dtype, shape and bytes) and of anything else by its repr."""
+    state = hashlib.blake2b(digest_size=16)
+    for item in items:
+        if isinstance(item, np.ndarray):
+            state.update(repr((item.dtype.str, item.shape)).encode())
+            state.update(np.ascontiguousarray(item).data)
+        else:
+            state.update(repr(item).encode())
+    return state.digest()
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Which token sits at each slot; -1 = nobody. Affine (`digits` over a grid, no memory) or a list (`tokens`).
+
+    An affine order counts its slots through `digits`, the last one fastest. Digit (axis, size, step) adds
+    `step * digit` to the coordinate along `axis` of the grid; the token is the coordinate's raster number,
+    nobody where a coordinate lies outside the grid.
+    """
+
+    n_tokens: int
+    tokens: Array | None = None  # int32 (1 | batch, 1 | heads, n_slots)
+    grid: tuple[int, ...] = ()
+    digits: tuple[tuple[int, int, int], ...] = ()  # (axis, size, step)
+    origin: tuple[int, ...] = ()  # coordinates of slot 0
+    memo: Memo = field(default_factory=Memo, init=False, repr=False)
+
+    @staticmethod
+    def listed(tokens, n_tokens: int) -> Order:
+        """The token at each slot as an int32 array (n_slots,) or (1 | batch, 1 | heads, n_slots)."""
+        tokens = np.asarray(tokens, np.int32)
+        return Order(int(n_tokens), tokens.reshape((1,) * (3 - tokens.ndim) + tokens.shape))
+
+    @staticmethod
+    def affine(grid, digits, origin=None) -> Order:
+        """Slots counted through `digits` = (axis, size, step), ... over a grid of tokens in raster order."""
+        grid = tuple(int(g) for g in grid)
+        origin = (0,) * len(grid) if origin is None else tuple(int(o) for o in origin)
+        return Order(int(np.prod(grid)), None, grid, tuple((int(a), int(n), int(s)) for a, n, s in digits), origin)
+
+    @property
+    def is_affine(self) -> bool:
+        return self.tokens is None
+
+    @property
+    def n_slots(self) -> int:
+        return int(np.prod([n for _, n, _ in self.digits])) if self.is_affine else self.tokens.shape[2]
+
+    @property
+    def lead(self) -> tuple[int, int]:
+        """(1 | batch, 1 | heads) of the list; an affine order is shared."""
+        return (1, 1) if self.is_affine else self.tokens.shape[:2]
+
+    def listing(self) -> Array:
+        """int32 (1 | batch, 1 | heads, n_slots), written out on first use. Kept."""
+        return self.tokens if not self.is_affine else self.memo.get("listing", self._write_out)
+
+    def _write_out(self):
+        sizes = [n for _, n, _ in self.digits]
+        token, inside = np.zeros(sizes, np.int64), np.ones(sizes, bool)
+        stride = 1
+        for axis in reversed(range(len(self.grid))):
+            place = np.full((1,) * len(sizes), self.origin[axis])
+            for d, (which, n, step) in enumerate(self.digits):
+                if which == axis:
+                    place = place + step * np.arange(n).reshape([-1 if e == d else 1 for e in range(len(sizes))])
+            inside &= (place >= 0) & (place < self.grid[axis])
+            token += place * stride
+            stride *= self.grid[axis]
+        return np.where(inside, token, -1).astype(np.int32).reshape(1, 1, -1)
+
+    def inverse(self) -> Array:
+        """int32 (1 | batch, 1 | heads, n_tokens): the slot of each token, -1 for a token at none. Kept.
+
+        Only for an order without repeats; see `repeats`.
+        """
+        return self.memo.get("inverse", self._invert)
+
+    def _invert(self):
+        tokens = self.listing()
+        slots = np.full(tokens.shape[:2] + (self.n_tokens,), -1, np.int32)
+        for b, h in np.ndindex(tokens.shape[:2]):
+            there = np.flatnonzero(tokens[b, h] >= 0)
+            slots[b, h, tokens[b, h, there]] = there
+        return slots
+
+    @property
+    def repeats(self) -> bool:
+        """Whether some token sits at more than one slot."""
+        return self.memo.get("repeats", lambda: self.occurrence().max(initial=0) > 0)
+
+    def occurrence(self) -> Array:
+        """int32 like `listing`: how many earlier slots hold the same token (0 for nobody)."""
+        tokens = self.listing()
+        count = np.zeros(tokens.shape, np.int32)
+        for b, h in np.ndindex(tokens.shape[:2]):
+            by_token = np.argsort(tokens[b, h], kind="stable")
+            ordered = tokens[b, h, by_token]
+            first = np.searchsorted(ordered, ordered, side="left")
+            count[b, h, by_token] = np.where(ordered >= 0, np.arange(ordered.size) - first, 0)
+        return count
+
+    @property
+    def digest(self) -> bytes:
+        return self.memo.get("digest", lambda: digest(self.n_tokens, self.tokens, self.grid, self.digits, self.origin))
+
+    def __eq__(self, other):
+        return isinstance(other, Order) and self.digest == other.digest
+
+    def __hash__(self):
+        return hash(self.digest)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockCSR:
+    """Blocks of (query slot, key slot) pairs in compressed rows, each full or with a shared bit mask.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (n_queries, n_keys), tokens.
+    block_size : tuple of int
+        (block_q, block_k) slots; (1, 1) is plain CSR.
+    indptr : array, int64, (1 | batch, 1 | heads, n_rows + 1)
+        Where the blocks of each row of blocks begin and end in `indices`.
+    indices : array, int32, (n_blocks,)
+        Key-block numbers, increasing within a row.
+    mask_ids : array, int32, (n_blocks,), optional
+        0: every pair of the block; m > 0: those in ``masks[m]``. None: every block is full.
+    masks : array, uint32, (n_masks, block_q, ceil(block_k / 32)), optional
+        Bits of pairs, low bit first; ``masks[0]`` is all ones. Bits of slots beyond the end or of nobody mean nothing.
+    q_order, k_order : Order, optional
+        The token at each query and key slot; None: slot = token.
+    heads : array, int32, (n,), optional
+        The heads of the pattern this part is about, increasing; None: all. Then `heads` axes count within it.
+
+    Notes
+    -----
+    A token is at most once in `q_order` and may repeat in `k_order`; no pair stands twice. Empty blocks are not stored,
+    and a block whose pairs of existing tokens are all attended is full.
+    """
+
+    shape: tuple[int, int]
+    block_size: tuple[int, int]
+    indptr: Array
+    indices: Array
+    mask_ids: Array | None = None
+    masks: Array | None = None
+    q_order: Order | None = None
+    k_order: Order | None = None
+    heads: Array | None = None
+    memo: Memo = field(default_factory=Memo, init=False, repr=False)
+
+    @property
+    def n_q_slots(self) -> int:
+        return self.shape[0] if self.q_order is None else self.q_order.n_slots
+
+    @property
+    def n_k_slots(self) -> int:
+        return self.shape[1] if self.k_order is None else self.k_order.n_slots
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of blocks."""
+        return self.indptr.shape[2] - 1
+
+    @property
+    def n_cols(self) -> int:
+        """Columns of blocks."""
+        return -(-self.n_k_slots // self.block_size[1])
+
+    @property
+    def n_blocks(self) -> int:
+        return self.indices.shape[0]
+
+    @property
+    def lead(self) -> tuple[int, int]:
+        """(1 | batch, 1 | heads) over the structure and its orders."""
+        return _lead(self.indptr.shape[:2], self.q_order, self.k_order)
+
+    @property
+    def space(self) -> tuple:
+        """What two parts must share for their slots to mean the same tokens."""
+        return self.shape, self.q_order, self.k_order
+
+    @property
+    def digest(self) -> bytes:
+        orders = [o and o.digest for o in (self.q_order, self.k_order)]
+        return self.memo.get("digest", lambda: digest("blocks", self.shape, self.block_size, self.indptr, self.indices,
+                                                      self.mask_ids, self.masks, self.heads, *orders))
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """Ranges of key slots: query slot s attends slots ``starts[..., s] <= t < stops[..., s]``. O(n_queries) memory.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (n_queries, n_keys), tokens.
+    starts, stops : array, int32, (1 | batch, 1 | heads, n_q_slots)
+        ``0 <= start <= stop <= n_k_slots``; an empty range is (0, 0), and so is that of a slot of nobody.
+    q_order, k_order, heads
+        As in BlockCSR. In the natural order, slots are tokens.
+    block_size : tuple of int, optional
+        The tiles a kernel should cut the ranges into; None: chosen by their reach.
+    """
+
+    shape: tuple[int, int]
+    starts: Array
+    stops: Array
+    q_order: Order | None = None
+    k_order: Order | None = None
+    heads: Array | None = None
+    block_size: tuple[int, int] | None = None
+    memo: Memo = field(default_factory=Memo, init=False, repr=False)
+
+    @property
+    def n_q_slots(self) -> int:
+        return self.starts.shape[2]
+
+    @property
+    def n_k_slots(self) -> int:
+        return self.shape[1] if self.k_order is None else self.k_order.n_slots
+
+    @property
+    def lead(self) -> tuple[int, int]:
+        """(1 | batch, 1 | heads) over the ranges and their orders."""
+        return _lead(self.starts.shape[:2], self.q_order, self.k_order)
+
+    @property
+    def space(self) -> tuple:
+        """What two parts must share for their slots to mean the same tokens."""
+        return self.shape, self.q_order, self.k_order
+
+    @property
+    def digest(self) -> bytes:
+        orders = [o and o.digest for o in (self.q_order, self.k_order)]
+        return self.memo.get("digest", lambda: digest("ranges", self.shape, self.starts, self.stops, self.heads,
+                                                      self.block_size, *orders))
+
+
+def _lead(own, *orders):
+    """(1 | batch, 1 | heads) over a record's arrays and its orders."""
+    leads = [own] + [o.lead for o in orders if o is not None]
+    return max(b for b, _ in leads), max(h for _, h in leads)

@@ -1,0 +1,36 @@
+"""NumPy or CuPy for these arrays, importing neither needlessly."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+_WIDE = {np.dtype(kind): np.dtype(wide) for kind, wide in ((np.float16, np.float32), (np.float32, np.float32),
+                                                           (np.float64, np.float64))}
+
+
+def library(x) -> str | None:
+    """The library of an array, "numpy" or "cupy"; None for anything else, masked arrays included."""
+    if type(x) is np.ndarray:
+        return "numpy"
+    if isinstance(x, np.ndarray):
+        return None if isinstance(x, np.ma.MaskedArray) else "numpy"
+    cupy = sys.modules.get("cupy")  # CuPy's arrays cannot exist before its module does
+    return "cupy" if cupy is not None and isinstance(x, cupy.ndarray) else None
+
+
+def namespace(x):
+    """The module whose functions take the array `x`."""
+    return np if isinstance(x, np.ndarray) else sys.modules["cupy"]
+
+
+def compute_dtype(dtype) -> np.dtype | None:
+    """The dtype that arithmetic on `dtype` is done in: float64 for float64, else float32; None where unsupported."""
+    wide = _WIDE.get(dtype)
+    if wide is None and dtype.name == "bfloat16":  # of ml_dtypes, an optional package
+        _WIDE[dtype] = wide = np.dtype(np.float32)
+    return wide

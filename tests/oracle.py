@@ -1,0 +1,147 @@
+"""What attention is, slowly and in float64: independent of the package, which it never imports.
+
+`attention` and `gradients` take a boolean mask (1 | batch, 1 | heads, n_queries, n_keys). The rest are the rules of the
+families: "query i attends key j when ...", each over all pairs (i, j) at once.
+"""
+
+import numpy as np
+
+
+def attention(q, k, v, mask, scale=None, dtype=np.float64):
+    """(out, lse) of q (batch, n_heads, n_queries, d), k and v (batch, n_kv_heads, n_keys, ...), computed in `dtype`."""
+    q, k, v, mask, scale = _expanded(q, k, v, mask, scale, dtype)
+    p, lse = _softmax(q, k, mask, scale)
+    return p @ v, lse
+
+
+def gradients(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float64):
+    """(dq, dk, dv) of sum(out * dout) + sum(lse * dlse), computed in `dtype`."""
+    n_kv_heads = k.shape[1]
+    q, k, v, mask, scale = _expanded(q, k, v, mask, scale, dtype)
+    dout = np.where(mask.any(-1, keepdims=True), dout.astype(dtype), 0)
+    p, _ = _softmax(q, k, mask, scale)
+    dp = dout @ v.swapaxes(-1, -2)
+    shift = -(p * dp).sum(-1, keepdims=True)
+    if dlse is not None:
+        shift = shift + np.where(mask.any(-1), dlse.astype(dtype), 0)[..., None]
+    ds = p * (dp + shift) * scale
+    dk, dv = ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ dout
+    return ds @ k, _grouped(dk, n_kv_heads), _grouped(dv, n_kv_heads)
+
+
+def _expanded(q, k, v, mask, scale, dtype):
+    """One key head and one mask a query head; whatever is attended by nobody, or attends nothing, is zero."""
+    batch, n_heads = q.shape[:2]
+    scale = dtype(q.shape[-1] ** -0.5 if scale is None else scale)
+    mask = mask[np.arange(batch) * mask.shape[0] // batch][:, np.arange(n_heads) * mask.shape[1] // max(n_heads, 1)]
+    group = np.arange(n_heads) * k.shape[1] // max(n_heads, 1)
+    k, v = (np.where(mask.any(-2)[..., None], x[:, group].astype(dtype), 0) for x in (k, v))
+    return np.where(mask.any(-1, keepdims=True), q.astype(dtype), 0), k, v, mask, scale
+
+
+def _softmax(q, k, mask, scale):
+    s = np.where(mask, (q * scale) @ k.swapaxes(-1, -2), -np.inf)
+    top = s.max(-1, keepdims=True, initial=-np.inf)
+    top = np.where(np.isfinite(top), top, 0)
+    p = np.exp(s - top)
+    total = p.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        lse = (np.log(total) + top)[..., 0]
+    return p / np.where(total > 0, total, 1), lse
+
+
+def _grouped(x, n_kv_heads):
+    batch, n_heads = x.shape[:2]
+    return x.reshape(batch, n_kv_heads, n_heads // max(n_kv_heads, 1), *x.shape[2:]).sum(2)
+
+
+def positions(n_queries, n_keys=None, offset=None):
+    """(i, j) of all pairs, i (1 | batch, 1, n_queries, 1) counted in keys: the last query sits at the last key, or at `offset`."""
+    n_keys = n_queries if n_keys is None else n_keys
+    offset = np.reshape(n_keys - n_queries if offset is None else offset, (-1, 1, 1, 1))
+    return np.arange(n_queries)[:, None] + offset, np.arange(n_keys)
+
+
+def dense(n_queries, n_keys=None):
+    return np.ones((1, 1, n_queries, n_queries if n_keys is None else n_keys), bool)
+
+
+def causal(n_queries, n_keys=None, offset=None):
+    i, j = positions(n_queries, n_keys, offset)
+    return j <= i
+
+
+def sliding_window(n_queries, n_keys=None, *, left, right=0, dilation=1, offset=None):
+    """`left`, `right` keys on each side (None: all), `dilation` apart, an int or one a head."""
+    i, j = positions(n_queries, n_keys, offset)
+    dilation = np.reshape(dilation, (1, -1, 1, 1))
+    near = (j - i) % dilation == 0
+    if left is not None:
+        near = near & (i - j <= left * dilation)
+    return near if right is None else near & (j - i <= right * dilation)
+
+
+def block_local(n_tokens, *, block, back=1, forward=0, causal=False, exact=False, wrap=False):
+    i, j = positions(n_tokens)
+    n_blocks = -(-n_tokens // block)
+    near = np.zeros((1, 1, n_tokens, n_tokens), bool)
+    for step in range(-back, forward + 1):
+        there = i // block + step
+        near |= j // block == (there % n_blocks if wrap else there)
+    if causal:
+        near &= j <= i
+    if exact:
+        near &= (i - j <= block * back) & (j - i <= block * forward)
+    return near
+
+
+def global_tokens(n_tokens, positions):
+    """`positions`: a list, or bool (batch, n_tokens)."""
+    chosen = np.asarray(positions)
+    if chosen.dtype != bool:
+        chosen = np.isin(np.arange(n_tokens), chosen)[None]
+    return chosen[:, None, :, None] | chosen[:, None, None, :]
+
+
+def padding(valid, query_valid=None, n_queries=None):
+    """`query_valid` of None: queries are the last `n_queries` keys."""
+    valid = np.atleast_2d(valid)
+    if query_valid is None:
+        query_valid = np.ones((1, n_queries), bool) if n_queries is not None else valid
+    return np.atleast_2d(query_valid)[:, None, :, None] & valid[:, None, None, :]
+
+
+def documents(lengths, key_lengths=None, *, causal=False, window=None):
+    key_lengths = lengths if key_lengths is None else key_lengths
+    mask = np.zeros((1, 1, sum(lengths), sum(key_lengths)), bool)
+    row = col = 0
+    for n_queries, n_keys in zip(lengths, key_lengths):
+        i, j = positions(n_queries, n_keys)
+        near = np.ones((1, 1, n_queries, n_keys), bool)
+        if causal or window is not None:
+            near &= j <= i
+        if window is not None:
+            near &= j > i - window
+        mask[:, :, row:row + n_queries, col:col + n_keys] = near
+        row, col = row + n_queries, col + n_keys
+    return mask
+
+
+def strided(n_tokens, *, stride, factor=None):
+    i, j = positions(n_tokens)
+    local, column = j > i - stride, (i - j) % stride == 0
+    return (j <= i) & {"local": local, "column": column, None: local | column}[factor]
+
+
+def bigbird(n_tokens, *, block_size, rand_blocks, n_window=3):
+    """`rand_blocks` (n_heads, n_blocks - 2, n_random): row R - 1 belongs to block row R; first and last block are global."""
+    n_blocks = -(-n_tokens // block_size)
+    layout = np.zeros((len(rand_blocks), n_blocks, n_blocks), bool)
+    layout[:, [0, -1]] = layout[:, :, [0, -1]] = True
+    rows = np.arange(n_blocks)
+    layout |= abs(rows[:, None] - rows) <= n_window // 2
+    for head, rows_of_head in enumerate(rand_blocks):
+        for row, blocks in enumerate(rows_of_head):
+            layout[head, row + 1, blocks] = True
+    block = np.arange(n_tokens) // block_size
+    return layout[None][:, :, block][..., block]
