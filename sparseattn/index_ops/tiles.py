@@ -133,21 +133,24 @@ class _Keys:
         slots = composed(part.k_order, ranges.k_order)
         if slots is None:
             slots = np.arange(part.n_k_slots, dtype=np.int32).reshape(1, 1, -1)
-        self.lead = slots.shape[:2]
-        block_k = part.block_size[1]
-        self.n_cols = -(-slots.shape[2] // block_k)
-        padded = np.full(self.lead + (self.n_cols * block_k,), -1, np.int32)
-        padded[..., : slots.shape[2]] = slots
-        self.slots = padded.reshape(-1, block_k)
-        dead = np.zeros(padded.shape, bool)
-        dead[..., slots.shape[2] :] = True
-        if part.k_order is not None:
-            dead[..., : slots.shape[2]] = part.k_order.listing() < 0
-        dead = dead.reshape(-1, block_k)
+        live = np.True_ if part.k_order is None else part.k_order.listing() >= 0
+        self.lead = slots.shape[:2] if part.k_order is None else tuple(np.maximum(slots.shape[:2], part.k_order.lead))
+        shape = self.lead + slots.shape[2:]
+        self.n_cols = -(-slots.shape[2] // part.block_size[1])
+        self.slots = self._by_column(np.broadcast_to(slots, shape), part.block_size[1], -1)
+        dead = ~self._by_column(np.broadcast_to(live, shape), part.block_size[1], False)
         self.highest = self.slots.max(axis=1, initial=-1)
         self.lowest = np.where(self.slots >= 0, self.slots, FAR).min(axis=1, initial=FAR)
         # of live keys, an absent one counting as -1: below every range
         self.least = np.where(dead, FAR, self.slots).min(axis=1, initial=FAR)
+
+    @staticmethod
+    def _by_column(x, block_k, filler):
+        """(lead, n_k_slots) to (lead * n_cols, block_k)."""
+        n_cols = -(-x.shape[2] // block_k)
+        padded = np.full(x.shape[:2] + (n_cols * block_k,), filler, x.dtype)
+        padded[..., : x.shape[2]] = x
+        return padded.reshape(-1, block_k)
 
 
 def _clipped_masks(cells, bounds, keys, line, column, unsure, inside):

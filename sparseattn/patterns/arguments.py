@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sparseattn.index_ops.ranges import canonical
 from sparseattn.pattern import Pattern, checking
 from sparseattn.structure import Ranges
 
@@ -51,10 +52,9 @@ def ranges_pattern(starts, stops, shape, block_size=None, q_order=None, k_order=
     """A Pattern of one Ranges part; bounds are clipped to the key slots and broadcast to (1 | batch, 1, n_q_slots)."""
     n_q = shape[0] if q_order is None else q_order.n_slots
     n_k = shape[1] if k_order is None else k_order.n_slots
-    starts, stops = (np.clip(x, 0, n_k).astype(np.int32) for x in (starts, stops))
-    empty = stops <= starts
-    if empty.any():
-        starts, stops = np.where(empty, np.int32(0), starts), np.where(empty, np.int32(0), stops)
+    starts, stops = (np.clip(x, 0, n_k).astype(np.int32, copy=False) for x in (starts, stops))
+    if (stops <= starts).any():
+        starts, stops = canonical(*np.broadcast_arrays(starts, stops))
     lead = np.broadcast_shapes(starts.shape, stops.shape)[:2]
     starts, stops = (np.broadcast_to(x, lead + (n_q,)) for x in (starts, stops))
     return Pattern.from_parts([Ranges(shape, starts, stops, q_order, k_order, block_size=tiles(block_size))], shape, batch or lead[0])

@@ -16,6 +16,7 @@ STORED = {"float32": types.float32, "float64": types.float64, "float16": types.u
 _KINDS = {
     "stored": lambda stored: types.Array(stored, 4, "A", readonly=True),
     "stored out": lambda stored: types.Array(stored, 4, "A"),
+    "stored flat": lambda stored: types.Array(stored, 1, "C"),
     "computed": lambda stored: types.Array(computed(stored), 4, "A"),
     "stats": lambda stored: types.Array(computed(stored), 3, "A"),
     "scratch": lambda stored: types.Array(computed(stored), 1, "C"),

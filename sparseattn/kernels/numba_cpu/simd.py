@@ -249,6 +249,19 @@ def fma(typingctx, a, b, c):
 
 
 @intrinsic
+def sum_of_lanes(typingctx, x):
+    """The numbers of one register added up, in their order."""
+
+    def codegen(context, builder, sig, args):
+        total = builder.extract_element(args[0], ir.IntType(32)(0))
+        for i in range(1, x.lanes):
+            total = builder.fadd(total, builder.extract_element(args[0], ir.IntType(32)(i)))
+        return total
+
+    return x.dtype(x), codegen
+
+
+@intrinsic
 def where_equal(typingctx, x, y, a, b):
     """Lane by lane a where x == y, else b."""
     return a(x, y, a, b), lambda context, builder, sig, args: builder.select(

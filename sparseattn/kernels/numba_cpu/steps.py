@@ -77,18 +77,18 @@ def live_span(slot, mask_ids, spans, masked, col, block, n_slots):
 
 @step
 def collect(runs, slot, stop, indices, mask_ids, spans, masked, careful, block, n_slots, group):
-    """Blocks from `slot` on that share a softmax step, as runs of neighbouring slots: runs[2 r], runs[2 r + 1] = start, size.
+    """Blocks from `slot` on that share a softmax step, as runs of neighbours: runs[3 r:] = first slot of tokens, size, block.
 
-    Returns the slot after the last block, the number of runs, of token slots, and whether some must be read as zeros.
+    Returns the stored block after the last, the number of runs, of token slots, and whether some must be read as zeros.
     """
     n, n_runs, holes, end = 0, 0, False, -1
     while slot < stop and n + block <= group:
         low, high, hole = live_span(slot, mask_ids, spans, masked, indices[slot], block, n_slots)
         start = indices[slot] * block + low
         if start == end:
-            runs[2 * n_runs - 1] += high - low
+            runs[3 * n_runs - 2] += high - low
         else:
-            runs[2 * n_runs], runs[2 * n_runs + 1] = start, high - low
+            runs[3 * n_runs], runs[3 * n_runs + 1], runs[3 * n_runs + 2] = start, high - low, slot
             n_runs += 1
         end = start + high - low
         n += high - low
@@ -114,8 +114,8 @@ def run_tokens(tokens, runs, n_runs, order, listed, n_slots):
     """The tokens of all runs, one after the other."""
     n = 0
     for r in range(n_runs):
-        tokens_of(shift(tokens, n), order, listed, runs[2 * r], runs[2 * r + 1], n_slots)
-        n += runs[2 * r + 1]
+        tokens_of(shift(tokens, n), order, listed, runs[3 * r], runs[3 * r + 1], n_slots)
+        n += runs[3 * r + 1]
 
 
 @step

@@ -36,9 +36,9 @@ def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, 
         else:
             n = 0
             for r in range(n_runs):
-                matmul(shift(s, n * width), width, shift(as_computed(k), runs[2 * r] * k_stride), k_stride, 1, q_t, width,
-                       runs[2 * r + 1], width, qk_dim, False)
-                n += runs[2 * r + 1]
+                matmul(shift(s, n * width), width, shift(as_computed(k), runs[3 * r] * k_stride), k_stride, 1, q_t, width,
+                       runs[3 * r + 1], width, qk_dim, False)
+                n += runs[3 * r + 1]
         if masked:
             apply_masks(s, width, first, slot, indices, mask_ids, spans, masks, words, block_k, n_slots, -np.inf)
         if listed:
@@ -51,9 +51,9 @@ def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, 
         else:
             n = 0
             for r in range(n_runs):
-                matmul(acc, width, shift(as_computed(v), runs[2 * r] * v_stride), 1, v_stride, shift(s, n * width), width,
-                       v_dim, width, runs[2 * r + 1], True)
-                n += runs[2 * r + 1]
+                matmul(acc, width, shift(as_computed(v), runs[3 * r] * v_stride), 1, v_stride, shift(s, n * width), width,
+                       v_dim, width, runs[3 * r + 1], True)
+                n += runs[3 * r + 1]
 
 
 @step
@@ -83,11 +83,11 @@ def write_result(m, l, acc, out, stride, carry, carry_stride, keeps, lse, lse_st
 
 
 @kernel(q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits", spans="int32",
-        q_order="int32", k_order="int32", n_q_slots="int", n_k_slots="int", n_rows="int", heads="int32", places="int64",
+        q_order="int32", k_order="int32", n_q_slots="int", n_k_slots="int", heads="int32", places="int64",
         work="int64", block_q="int", block_k="int", width="int", gathers="bool", resumes="bool", keeps="bool",
         scale="float", out="stored out", carry="computed", lse="stats", segments="scratch", counters="counters",
         scratch="scratch", tokens="tokens")
-def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_order, n_q_slots, n_k_slots, n_rows, heads,
+def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_order, n_q_slots, n_k_slots, heads,
                  places, work, block_q, block_k, width, gathers, resumes, keeps, scale, out, carry, lse, segments, counters,
                  scratch, tokens):
     """Do work items until the shared counter runs out. Any number of threads may be inside; each brings its scratch.
@@ -131,7 +131,7 @@ def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_or
         for row in range(work[at], work[at + 1]):
             tokens_of(q_tokens, shift(q_list, places[3 * place + 1]), q_listed, row * block_q, width,
                       min(n_q_slots, (row + 1) * block_q))
-            careful = valid_bits(valid, q_tokens, (block_q + WORD - 1) // WORD, width)
+            careful = valid_bits(valid, q_tokens, (block_q + WORD - 1) // WORD, min(block_q, width))
             load_rows(rest, qk_pad, q_here, q_stride, q_tokens, width, qk_dim, scale * LOG2E)
             transpose_tile(q_t, width, rest, qk_pad, width, qk_pad)
             fill(m, width, -np.inf)

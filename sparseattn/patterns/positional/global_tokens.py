@@ -57,7 +57,7 @@ def _flags(positions, n):
     if positions.dtype == bool:
         if positions.ndim not in (1, 2) or positions.shape[-1] != n:
             raise ValueError(f"positions has shape {positions.shape}; expected bool ({n},) or (batch, {n})")
-        return positions.reshape(-1, n)
+        return positions if positions.ndim == 2 else positions[None]
     if positions.size and (not np.issubdtype(positions.dtype, np.integer) or positions.ndim != 1):
         raise TypeError(f"positions is an array of {positions.dtype} with {positions.ndim} axes; expected a list of tokens, or bool "
                         f"(batch, n_tokens)")

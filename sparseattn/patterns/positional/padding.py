@@ -38,7 +38,7 @@ def padding(valid, query_valid=None, n_queries=None, *, block_size=None):
     batch = np.broadcast_shapes((valid.shape[0],), (query_valid.shape[0],))[0]
     valid, query_valid = (np.broadcast_to(x, (batch, x.shape[1])) for x in (valid, query_valid))
     count = valid.sum(axis=1)
-    first = np.where(count > 0, valid.argmax(axis=1), 0)
+    first = np.where(count > 0, valid.argmax(axis=1), 0) if n_keys else count
     last = n_keys - valid[:, ::-1].argmax(axis=1) if n_keys else count
     k_order = None
     if ((last - first != count) & (count > 0)).any():
@@ -56,7 +56,7 @@ def _two_axes(x, name):
     x = np.asarray(x)
     if x.dtype != bool or x.ndim not in (1, 2):
         raise TypeError(f"{name} is an array of {x.dtype} with {x.ndim} axes; expected bool (batch, n) (True: a real token)")
-    return x.reshape(-1, x.shape[-1])
+    return x if x.ndim == 2 else x[None]
 
 
 def _queries(valid, query_valid, n_queries):

@@ -1,0 +1,96 @@
+"""What a call costs: stored and kept pairs, FLOPs, bytes, and the time that a model fitted to measurements predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparseattn.index_ops.counting import count_pairs
+from sparseattn.kernels.numba_cpu import layout
+from sparseattn.kernels.numba_cpu.threads import n_threads
+
+# Nanoseconds a stored pair on one thread of a core with 16 float32 lanes: (constant, times head_dim).
+TILE_FORWARD, TILE_BACKWARD = (0.24, 0.0363), (0.06, 0.092)
+# The same for scattered pairs, which wait for memory: lanes do not matter.
+ROW_FORWARD, ROW_BACKWARD = (10.0, 0.23), (20.0, 0.7)
+WIDEST = 16  # lanes of the machine that TILE_* were fitted on
+
+
+@dataclass(frozen=True)
+class PartEstimate:
+    """One part of a pattern in a call: all batch items and heads together."""
+
+    kernel: str  # file name
+    block_size: tuple[int, int]
+    order: str  # how tokens are read
+    n_blocks: int
+    stored_pairs: int
+    kept_pairs: int
+    flops: int
+    bytes: int
+    seconds: float  # on one thread
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A call: its parts, and the time predicted for this machine's vector width and threads."""
+
+    parts: tuple[PartEstimate, ...]
+    flops: int
+    bytes: int
+    n_threads: int
+    seconds: float
+
+
+def copies(part, pattern, batch, n_heads):
+    """How many (batch item, query head) of a call use each head of a part's own indptr, on average."""
+    heads = n_heads if part.heads is None else len(part.heads) * n_heads // pattern.n_heads
+    return batch * heads / (part.indptr.shape[0] * part.indptr.shape[1])
+
+
+def pair_seconds(part, qk_dim, v_dim, itemsize, lanes, backward):
+    """Predicted seconds of a stored pair of a part on one thread."""
+    rows = part.block_size[0] == 1
+    constant, slope = ((ROW_BACKWARD if backward else ROW_FORWARD) if rows else
+                       (TILE_BACKWARD if backward else TILE_FORWARD))
+    nanoseconds = constant + slope * (qk_dim + v_dim) / 2
+    return 1e-9 * nanoseconds * (max(itemsize, 4) / 4 if rows else WIDEST / lanes)
+
+
+def seconds(q, v, pattern, backward, lanes):
+    """Predicted seconds of a call on one thread."""
+    return sum(part.n_blocks * part.block_size[0] * part.block_size[1] * copies(part, pattern, q.shape[0], q.shape[1])
+               * pair_seconds(part, q.shape[3], v.shape[3], q.itemsize, lanes, backward) for part in pattern.tiles())
+
+
+def estimate(q, k, v, pattern, lanes, backward) -> Estimate:
+    """The cost of a call; see `Estimate`."""
+    parts = tuple(_estimate(layout.single_rows(part), q, k, v, pattern, lanes, backward) for part in pattern.tiles())
+    own = sum(x.size * x.itemsize for x in (q, k, v)) + q.shape[0] * q.shape[1] * q.shape[2] * (v.shape[3] * q.itemsize + 4)
+    total = sum(p.seconds for p in parts)
+    threads = n_threads()
+    return Estimate(parts, sum(p.flops for p in parts), own * (2 if backward else 1), threads, total / threads)
+
+
+def _estimate(part, q, k, v, pattern, lanes, backward):
+    batch, n_heads = q.shape[:2]
+    times = copies(part, pattern, batch, n_heads)
+    per_block = part.block_size[0] * part.block_size[1]
+    stored = round(part.n_blocks * per_block * times)
+    own_batch, own_heads = part.lead
+    kept = count_pairs(part, pattern.batch, pattern.n_heads) * batch * n_heads // (pattern.batch * pattern.n_heads)
+    dims = q.shape[3] + v.shape[3]
+    # forward: two products; backward: three along the keys' head_dim and two along the values'
+    flops = stored * (2 * (dims + 2 * q.shape[3] + v.shape[3]) if backward else 2 * dims)
+    row = "row" if part.block_size[0] == 1 and not (backward and part.block_size[1] > 1) else "tile"
+    read = part.n_blocks * times * part.block_size[1] * dims * k.itemsize
+    return PartEstimate(f"{row}_{'backward' if backward else 'forward'}", tuple(part.block_size), _order_words(part),
+                        round(part.n_blocks * times), stored, kept, flops, round(read),
+                        stored * pair_seconds(part, q.shape[3], v.shape[3], q.itemsize, lanes, backward))
+
+
+def _order_words(part):
+    words = [f"{name} {'by strides' if order.is_affine else 'by a list'}"
+             for name, order in (("queries", part.q_order), ("keys", part.k_order)) if order is not None]
+    return ", ".join(words) or "as they lie"

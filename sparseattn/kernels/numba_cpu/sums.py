@@ -1,0 +1,90 @@
+"""Small kernels around the backward: delta, adding up what several owners hold of a gradient, rounding to 16 bits."""
+
+from sparseattn.kernels.numba_cpu.compile import kernel
+from sparseattn.kernels.numba_cpu.simd import (add, data, fetch_add, fma, get, lanes_of, load, put, shift, splat,
+                                               store, sum_of_lanes)
+
+TOKENS = 256  # tokens a work item
+NUMBERS = 1 << 16  # numbers a work item
+
+
+@kernel(out="stored", dout="stored", delta="stats", counters="counters")
+def row_dots(out, dout, delta, counters):
+    """delta (batch, n_heads, n_queries) = sum over head_dim of out * dout."""
+    n_heads, n_queries, dim = out.shape[1], out.shape[2], out.shape[3]
+    n_pieces = (n_queries + TOKENS - 1) // TOKENS
+    lanes = lanes_of(data(delta))
+    while True:
+        item = fetch_add(data(counters), 1)
+        if item >= out.shape[0] * n_heads * n_pieces:
+            return
+        b, h, piece = item // n_pieces // n_heads, item // n_pieces % n_heads, item % n_pieces
+        for i in range(piece * TOKENS, min((piece + 1) * TOKENS, n_queries)):
+            x = shift(data(out), (b * out.strides[0] + h * out.strides[1] + i * out.strides[2]) // out.itemsize)
+            y = shift(data(dout), (b * dout.strides[0] + h * dout.strides[1] + i * dout.strides[2]) // dout.itemsize)
+            sums = splat(data(delta), 0)
+            d = 0
+            while d + lanes <= dim:
+                sums = fma(load(x, d), load(y, d), sums)
+                d += lanes
+            total = sum_of_lanes(sums)
+            while d < dim:
+                total += get(x, d) * get(y, d)
+                d += 1
+            delta[b, h, i] = total
+
+
+@kernel(buffer="scratch", row_stride="int", n_rows="int", ptr="int64", rows="int32", places="int64", targets="int64",
+        to="computed", adds="bool", counters="counters")
+def sum_rows_of(buffer, row_stride, n_rows, ptr, rows, places, targets, to, adds, counters):
+    """to[b, head, token] = (old if adds) + the sum of the token's rows in every source of the head, in their order.
+
+    buffer (batch, n_sources, n_rows, row_stride); places (batch, n_sources) where a source's lists begin in ptr; targets
+    (n, 3): head, first source, source after the last.
+    """
+    n_tokens, dim, n_targets = to.shape[2], to.shape[3], targets.size // 3
+    n_sources = places.size // max(to.shape[0], 1)
+    n_pieces = (n_tokens + TOKENS - 1) // TOKENS
+    lanes = lanes_of(data(buffer))
+    stride = to.strides[2] // to.itemsize
+    while True:
+        item = fetch_add(data(counters), 1)
+        if item >= to.shape[0] * n_targets * n_pieces:
+            return
+        b, target, piece = item // n_pieces // n_targets, item // n_pieces % n_targets, item % n_pieces
+        here = shift(data(to), (b * to.strides[0] + targets[3 * target] * to.strides[1]) // to.itemsize)
+        for token in range(piece * TOKENS, min((piece + 1) * TOKENS, n_tokens)):
+            row = shift(here, token * stride)
+            fresh = not adds
+            for source in range(targets[3 * target + 1], targets[3 * target + 2]):
+                at = places[b * n_sources + source] + token
+                for i in range(ptr[at], ptr[at + 1]):
+                    more = shift(data(buffer), ((b * n_sources + source) * n_rows + rows[i]) * row_stride)
+                    d = 0
+                    while d + lanes <= dim:
+                        store(row, d, load(more, d) if fresh else add(load(row, d), load(more, d)))
+                        d += lanes
+                    while d < dim:
+                        put(row, d, get(more, d) if fresh else get(row, d) + get(more, d))
+                        d += 1
+                    fresh = False
+            if fresh:
+                for d in range(dim):
+                    put(row, d, 0)
+
+
+@kernel(source="scratch", to="stored flat", counters="counters")
+def round_numbers(source, to, counters):
+    """to = source, rounded to the storage dtype."""
+    lanes = lanes_of(data(source))
+    while True:
+        i = fetch_add(data(counters), NUMBERS)
+        if i >= source.size:
+            return
+        stop = min(i + NUMBERS, source.size)
+        while i + lanes <= stop:
+            store(data(to), i, load(data(source), i))
+            i += lanes
+        while i < stop:
+            put(data(to), i, get(data(source), i))
+            i += 1

@@ -1,0 +1,107 @@
+"""Hypothesis strategies for patterns of every kind of part: ranges, blocks, orders, heads, batch items."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+from sparseattn import Pattern, patterns
+
+BATCH, HEADS = 2, 4
+
+
+@st.composite
+def shapes(draw, square=False):
+    n_queries = draw(st.integers(0, 48))
+    return n_queries, n_queries if square or draw(st.booleans()) else draw(st.integers(0, 48))
+
+
+def _bits(draw, shape, density):
+    return np.random.default_rng(draw(st.integers(0, 2**32 - 1))).random(shape) < density
+
+
+def _window(draw, n_queries, n_keys):
+    reach = st.none() | st.integers(0, 20)
+    dilation = draw(st.integers(1, 4) | st.lists(st.integers(1, 3), min_size=HEADS, max_size=HEADS))
+    offset = draw(st.none() | st.integers(-5, 40) | st.lists(st.integers(-5, 40), min_size=BATCH, max_size=BATCH))
+    return patterns.sliding_window(n_queries, n_keys, left=draw(reach), right=draw(reach), dilation=dilation, offset=offset)
+
+
+def _mask(draw, n_queries, n_keys):
+    lead = draw(st.sampled_from([(), (HEADS,), (BATCH, 1), (BATCH, HEADS)]))
+    size = draw(st.sampled_from([1, 3, 8, (5, 32), (1, 16), (33, 2)]))
+    return Pattern.from_mask(_bits(draw, (*lead, n_queries, n_keys), draw(st.sampled_from([0.02, 0.3, 0.95]))), block_size=size)
+
+
+def _blocks(draw, n_queries, n_keys):
+    size = draw(st.sampled_from([(4, 4), (16, 8), (7, 5)]))
+    grid = (-(-n_queries // size[0]), -(-n_keys // size[1]))
+    return Pattern.from_blocks(_bits(draw, (*draw(st.sampled_from([(), (HEADS,)])), *grid), 0.4), block_size=size,
+                               shape=(n_queries, n_keys))
+
+
+def _buckets(draw, n_queries, n_keys):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    lead = draw(st.sampled_from([(), (1, HEADS), (BATCH, 1)]))
+    return Pattern.from_buckets(rng.integers(-1, 4, (*lead, n_queries)), rng.integers(-1, 4, (*lead, n_keys)))
+
+
+def _csr(draw, n_queries, n_keys):
+    bits = _bits(draw, (n_queries, n_keys), 0.1)
+    return Pattern.from_csr(np.r_[0, np.cumsum(bits.sum(axis=1))], np.nonzero(bits)[1], n_keys)
+
+
+def _padding(draw, n_queries, n_keys):
+    lengths = np.array(draw(st.lists(st.integers(0, n_keys), min_size=BATCH, max_size=BATCH)))
+    valid = np.arange(n_keys) < lengths[:, None]
+    if draw(st.booleans()):
+        valid &= _bits(draw, valid.shape, 0.7)
+    return patterns.padding(valid, _bits(draw, (BATCH, n_queries), 0.8))
+
+
+def _global(draw, n, _):
+    if draw(st.booleans()):
+        return patterns.global_tokens(n, _bits(draw, (BATCH, n), 0.1))
+    return patterns.global_tokens(n, np.flatnonzero(_bits(draw, (n,), 0.1)))
+
+
+def _strided(draw, n, _):
+    return patterns.strided(n, stride=draw(st.integers(1, 9)), factor=draw(st.sampled_from([None, "local", "column"])))
+
+
+def _bigbird(draw, n, _):
+    return patterns.bigbird(n, block_size=draw(st.sampled_from([3, 8])), n_random=1, n_heads=draw(st.sampled_from([1, HEADS])),
+                            seed=draw(st.integers(0, 5)))
+
+
+def _local(draw, n, _):
+    return patterns.block_local(n, block=draw(st.integers(1, 12)), back=draw(st.integers(0, 2)), forward=draw(st.integers(0, 2)),
+                                causal=draw(st.booleans()), wrap=draw(st.booleans()))
+
+
+ANY_SHAPE = [_window, _mask, _blocks, _buckets, _csr, _padding]
+SQUARE = [_global, _strided, _bigbird, _local]
+
+
+@st.composite
+def pattern_of(draw, shape):
+    """A pattern of that shape, of any kind."""
+    kinds = ANY_SHAPE + (SQUARE if shape[0] == shape[1] else [])
+    return draw(st.sampled_from(kinds))(draw, *shape)
+
+
+@st.composite
+def pattern_pairs(draw):
+    """Two patterns of one shape."""
+    shape = draw(shapes())
+    return draw(pattern_of(shape)), draw(pattern_of(shape))
+
+
+@st.composite
+def any_pattern(draw):
+    """A pattern, often a combination of two."""
+    a, b = draw(pattern_pairs())
+    return draw(st.sampled_from([a, a | b, a & b, a - b]))
+
+
+def over(dense, batch, n_heads):
+    """Booleans (1 | batch, 1 | heads, ...) over whole axes."""
+    return np.repeat(np.repeat(dense, batch // dense.shape[0], axis=0), n_heads // dense.shape[1], axis=1)
