@@ -43,12 +43,14 @@ def _demo(options):
     missing = [name for name in ("rich", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
         return _fail(f"the demo needs {' and '.join(missing)}; install with: pip install 'sparseattn[demo]'")
-    from sparseattn.demo.run import run
+    from sparseattn.demo import run
 
+    sizes = run.QUICK if options.quick else run.FULL
     try:
-        run(file=options.file, quick=options.quick, out=options.out, threads=options.threads)
+        texts = run.inputs(options.file, options.out, sizes)
     except (OSError, ValueError) as error:
         return _fail(error)
+    run.run(texts, sizes, out=options.out, threads=options.threads)
     return 0
 
 
@@ -59,7 +61,7 @@ def _fail(message):
 
 def _info(options):
     for name, value in facts():
-        print(f"{name:<12}{value}")
+        print(f"{name:<14}{value}")
     return 0
 
 
@@ -67,17 +69,29 @@ def facts():
     """(name, value) of everything that a bug report should say."""
     yield "sparseattn", sa.__version__
     yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    for name in ("NumPy", "Numba", "SciPy", "ml_dtypes"):
-        yield name, _version(name)
+    for name in ("numpy", "numba", "scipy", "ml_dtypes"):
+        yield name, _version(name) or "not installed"
     for backend in sa.backends():
-        yield "backend", backend
+        yield "backend", f"{backend.name}: {_state(backend)}"
+    if _version("numba"):
+        from sparseattn.kernels.numba_cpu import compile, simd, threads
+
+        yield "CPU vectors", f"{simd.VECTOR_BITS} bits"
+        yield "threads", threads.n_threads()
+        yield "cache", compile.cache_folder()
+
+
+def _state(backend):
+    if not backend.usable:
+        return f"not usable: {backend.reason}; {backend.cure}"
+    return "usable, only by name" if backend.by_name_only else "usable"
 
 
 def _version(name):
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""The records of an index structure: Order (which token sits at a slot), BlockCSR (blocks of pairs), Ranges (key ranges)."""
+"""The records of an index structure: Order (which token sits at a slot), BlockCSR (blocks of pairs), Ranges (key
+ranges)."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 

@@ -34,3 +34,15 @@ def compute_dtype(dtype) -> np.dtype | None:
     if wide is None and dtype.name == "bfloat16":  # of ml_dtypes, an optional package
         _WIDE[dtype] = wide = np.dtype(np.float32)
     return wide
+
+
+def converter(device):
+    """The function that copies an array to the memory of "cpu" (NumPy) or "cuda" (CuPy)."""
+    if device == "cpu":
+        return lambda x: x if isinstance(x, np.ndarray) else x.get()
+    try:
+        import cupy
+    except ImportError:
+        raise ImportError("a GPU's arrays need CuPy; install it with: pip install 'sparseattn[cuda12]' or "
+                          "'sparseattn[cuda13]'") from None
+    return cupy.asarray

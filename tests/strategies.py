@@ -22,13 +22,15 @@ def _window(draw, n_queries, n_keys):
     reach = st.none() | st.integers(0, 20)
     dilation = draw(st.integers(1, 4) | st.lists(st.integers(1, 3), min_size=HEADS, max_size=HEADS))
     offset = draw(st.none() | st.integers(-5, 40) | st.lists(st.integers(-5, 40), min_size=BATCH, max_size=BATCH))
-    return patterns.sliding_window(n_queries, n_keys, left=draw(reach), right=draw(reach), dilation=dilation, offset=offset)
+    reaches = {"left": draw(reach), "right": draw(reach)}
+    return patterns.sliding_window(n_queries, n_keys, **reaches, dilation=dilation, offset=offset)
 
 
 def _mask(draw, n_queries, n_keys):
     lead = draw(st.sampled_from([(), (HEADS,), (BATCH, 1), (BATCH, HEADS)]))
     size = draw(st.sampled_from([1, 3, 8, (5, 32), (1, 16), (33, 2)]))
-    return Pattern.from_mask(_bits(draw, (*lead, n_queries, n_keys), draw(st.sampled_from([0.02, 0.3, 0.95]))), block_size=size)
+    density = draw(st.sampled_from([0.02, 0.3, 0.95]))
+    return Pattern.from_mask(_bits(draw, (*lead, n_queries, n_keys), density), block_size=size)
 
 
 def _blocks(draw, n_queries, n_keys):
@@ -68,12 +70,13 @@ def _strided(draw, n, _):
 
 
 def _bigbird(draw, n, _):
-    return patterns.bigbird(n, block_size=draw(st.sampled_from([3, 8])), n_random=1, n_heads=draw(st.sampled_from([1, HEADS])),
-                            seed=draw(st.integers(0, 5)))
+    return patterns.bigbird(n, block_size=draw(st.sampled_from([3, 8])), n_random=1,
+                            n_heads=draw(st.sampled_from([1, HEADS])), seed=draw(st.integers(0, 5)))
 
 
 def _local(draw, n, _):
-    return patterns.block_local(n, block=draw(st.integers(1, 12)), back=draw(st.integers(0, 2)), forward=draw(st.integers(0, 2)),
+    near = st.integers(0, 2)
+    return patterns.block_local(n, block=draw(st.integers(1, 12)), back=draw(near), forward=draw(near),
                                 causal=draw(st.booleans()), wrap=draw(st.booleans()))
 
 

@@ -50,7 +50,10 @@ def test_transpose(a):
     assert np.array_equal(a.T.T.to_dense(), a.to_dense())
 
 
-@given(any_pattern(), st.tuples(st.integers(1, 40), st.integers(1, 40)), st.tuples(st.integers(1, 40), st.integers(1, 40)))
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+@given(any_pattern(), SIZES, SIZES)
 def test_reblock_and_back(a, first, second):
     same(a.reblock(first), a.to_dense())
     same(a.reblock(first).reblock(second), a.to_dense())

@@ -49,7 +49,8 @@ def test_distinct_rows():
 
 
 def test_regular_patterns_share_masks():
-    """One mask for a causal diagonal of any length, two for a window (masks[0] is the full one); whole blocks have none."""
+    """One mask for a causal diagonal of any length, two for a window (masks[0] is the full one); whole blocks have
+    none."""
     causal, = patterns.causal(1024, block_size=64).tiles()
     assert len(causal.masks) == 2 and causal.n_blocks == 16 * 17 // 2
     ragged, = patterns.causal(1000, block_size=64).tiles()
@@ -87,7 +88,7 @@ def test_global_tokens_are_gathered():
 def test_a_limit_on_masks_is_named():
     from sparseattn.index_ops import cells
 
-    with pytest.raises(ValueError, match="different masks of 64 x 64 pairs.*over the limit"):
+    with pytest.raises(ValueError, match=r"different masks of 64 x 64 pairs.*over the limit"):
         cells.refuse_too_many_masks(10**7, (64, 64))
 
 
@@ -132,7 +133,10 @@ def _composed():
     return _with_globals() & patterns.causal(MILLION) & patterns.padding(np.arange(MILLION)[None] < MILLION - 1000)
 
 
-@pytest.mark.parametrize(("build", "seconds", "megabytes"), [(_window, 0.3, 20), (_with_globals, 0.5, 100), (_composed, 1.0, 100)])
+BARS = [(_window, 0.3, 20), (_with_globals, 0.5, 100), (_composed, 1.0, 100)]
+
+
+@pytest.mark.parametrize(("build", "seconds", "megabytes"), BARS)
 def test_a_million_tokens(build, seconds, megabytes):
     took, peak = min(_cost(build) for _ in range(2))
     assert took < seconds

@@ -39,8 +39,8 @@ def model_table(rows, texts):
             cells.append(f"{bits:.3f}" if row is rows[0] else f"{bits:.3f}\n{bits - rows[0].bits[name]:+.3f}")
         table.add_row(row.name, *cells)
     table.caption = (
-        "pairs: share of the causal triangle. attention, choosing: seconds over the texts and layers.\n"
-        + "Then bits per byte over each text's second half, below it the difference to dense."
+        "pairs: share of the causal triangle; attention, choosing: over texts and layers;\n"
+        + "texts: bits per byte in the second half, below that the difference to dense."
     )
     table.caption_justify = "left"
     return table
@@ -50,8 +50,8 @@ def long_table(runs):
     """Time and memory of long sequences beside what dense would need."""
     n_tokens = runs[0].n_tokens
     table = Table(box=box.SIMPLE_HEAD, title=f"{n_tokens:,} tokens, 8 heads of 64, float32", title_justify="left")
-    table.add_column("pattern")
-    for head in ("pairs", "forward", "backward", "memory", "dense: time", "work", "scores"):
+    table.add_column("pattern", no_wrap=True)
+    for head in ("pairs", "forward", "backward", "memory", "dense\ntime", "dense\nwork", "dense\nscores"):
         table.add_column(head, justify="right", no_wrap=True)
     for run in runs:
         cells = [f"{run.pairs:.2%}", f"{run.forward:.2f} s", f"{run.backward:.2f} s", f"{run.peak / 1e9:.2f} GB"]
@@ -59,24 +59,24 @@ def long_table(runs):
         table.add_row(run.name, *cells, *dense)
     table.caption = (
         "memory: the most that inputs, results and scratch held at once.\n"
-        + "dense (computed, not run): forward and backward of all causal pairs at the row's own rate; scores if stored."
+        + "dense is computed, not run: all causal pairs at the row's own rate, forward and\n"
+        + "backward, and the bytes of all scores if they were stored."
     )
     table.caption_justify = "left"
     return table
 
 
 def verdict(rows, texts):
-    """One sentence on what the rows show; the first row is dense and the last text the copy."""
+    """One sentence on what the rows show; the first row is dense, the second the nearest keys, the last text the copy."""
     return "; ".join((_near(rows, texts[0]), _copy(rows, texts[-1]), _time(rows, texts[0]))) + "."
 
 
 def _near(rows, text):
-    dense = rows[0]
-    near = min((row for row in rows[1:] if not row.by_content), key=lambda row: row.pairs)
+    dense, near = rows[:2]
     cost = near.bits[text.name] - dense.bits[text.name]
     return (
-        f"Near attention is cheap ({near.name} computes {near.pairs:.0%} of the pairs"
-        f" in {near.attention / dense.attention:.2f} of dense's time) and costs {cost:+.2f} bits per byte on {text.name}"
+        f"{near.name.capitalize()} computes {near.pairs:.0%} of the pairs in {near.attention / dense.attention:.2f} of dense's time"
+        f" for {cost:+.2f} bits per byte on {text.name}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -27,10 +28,16 @@ class Sizes:
 FULL, QUICK = Sizes(CONTEXT, 65536), Sizes(1024, 8192)
 
 
-def run(*, file=None, quick=False, out="demo.png", threads=None):
+def inputs(file, out, sizes):
+    """The texts to read; OSError or ValueError where `file` or the folder of `out` is no good, before anything runs."""
+    folder = Path(out).absolute().parent
+    if not folder.is_dir():
+        raise ValueError(f"{out} cannot be written: {folder} is no folder; create it or choose another --out")
+    return texts.samples(sizes.text) if file is None else texts.from_file(file, sizes.text)
+
+
+def run(chosen_texts, sizes, *, out, threads=None):
     """Read the texts through every pattern, run the long sequences, print the tables and write the picture."""
-    sizes = QUICK if quick else FULL
-    chosen_texts = texts.samples(sizes.text) if file is None else texts.from_file(file, sizes.text)
     console = Console()
     columns = TextColumn("{task.description:<40}"), BarColumn(), TimeElapsedColumn()
     with sa.threads(threads) if threads else nullcontext(), Progress(*columns, console=console, transient=True) as progress:
@@ -90,10 +97,10 @@ def run_long(n_tokens, progress):
         "strided 256": sa.patterns.strided(n_tokens, stride=256),
     }
     task = progress.add_task(f"{n_tokens:,} tokens", total=len(chosen))
-    inputs = measure.long_inputs(n_tokens)
+    arrays = measure.long_inputs(n_tokens)
     runs = []
     for name, pattern in chosen.items():
         progress.update(task, description=f"{n_tokens:,} tokens: {name}")
-        runs.append(measure.run_long(name, pattern, *inputs))
+        runs.append(measure.run_long(name, pattern, *arrays))
         progress.advance(task)
     return runs

@@ -105,7 +105,8 @@ def compact(parts, n_heads):
 
 
 def stacked(parts, n_heads):
-    """Parts of side-by-side patterns (no two about one head and batch item share pairs), merged where they are alike."""
+    """Parts of side-by-side patterns (no two about one head and batch item share pairs), merged where they are
+    alike."""
     kept = []
     for part in parts:
         for at, other in enumerate(kept):

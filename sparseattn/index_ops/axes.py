@@ -37,7 +37,8 @@ def places(part, heads, n_heads):
 
 
 def select(part, batches, heads):
-    """A part with these entries of its batch and head axes; -1: no pairs there. Shared axes stay shared where they can."""
+    """A part with these entries of its batch and head axes; -1: no pairs there. Shared axes stay shared where they
+    can."""
     batches, heads = np.asarray(batches), np.asarray(heads)
     absent = (batches < 0)[:, None] | (heads < 0)[None, :]
     batches, heads = np.maximum(batches, 0), np.maximum(heads, 0)
@@ -101,10 +102,12 @@ def spread(part, batch, n_heads):
 
 
 def placed(part, axis, offset, width, size):
-    """A part of a pattern with `width` entries along axis 0 (batch) or 1 (heads), set at `offset` among `size` entries."""
+    """A part of a pattern with `width` entries along axis 0 (batch) or 1 (heads), set at `offset` among `size`
+    entries."""
     if axis == 0:
         picks = np.full(size, -1)
         picks[offset : offset + width] = np.arange(width) * part.lead[0] // width
         return select(part, picks, np.arange(part.lead[1]))
     own = np.arange(width) if part.heads is None else part.heads
-    return replace(select(part, np.arange(part.lead[0]), places(part, own, width)), heads=(own + offset).astype(np.int32))
+    chosen = select(part, np.arange(part.lead[0]), places(part, own, width))
+    return replace(chosen, heads=(own + offset).astype(np.int32))

@@ -43,7 +43,7 @@ def transpose_blocks(part):
     """The BlockCSR of (key, query) pairs: rows become columns, orders change places. O(blocks), a stable sort."""
     x = to_cells(part)
     b, h, row, col = x.coordinates()
-    n_rows, n_cols = x.grid
+    n_cols = x.grid[1]
     by_col = np.lexsort((row, col, b * x.lead[1] + h)) if x.lead != (1, 1) else np.argsort(col, kind="stable")
     counts = np.bincount((b * x.lead[1] + h) * n_cols + col, minlength=x.lead[0] * x.lead[1] * n_cols)
     ends = np.concatenate([[0], np.cumsum(counts)])
@@ -59,7 +59,8 @@ def transpose_blocks(part):
 
 
 def reblock(part, block_size):
-    """The same pairs in blocks of another size: cut to the common divisor, then put together. O(pairs of partial blocks)."""
+    """The same pairs in blocks of another size: cut to the common divisor, then put together. O(pairs of partial
+    blocks)."""
     if tuple(block_size) == tuple(part.block_size):
         return part
     common = tuple(gcd(a, b) for a, b in zip(part.block_size, block_size))

@@ -1,4 +1,5 @@
-"""A BlockCSR written out as a sorted list of numbered cells, and the way back: every operation on blocks goes through it.
+"""A BlockCSR written out as a sorted list of numbered cells, and the way back: every operation on blocks goes through
+it.
 
 The number of a cell is ``((b * heads + h) * n_rows + row) * n_cols + col``, so sorted numbers are sorted rows.
 """
@@ -31,11 +32,15 @@ class Cells:
     heads: Array | None = None
 
     @property
+    def slots(self):
+        """(query slots, key slots)."""
+        orders = zip((self.q_order, self.k_order), self.shape)
+        return tuple(n if order is None else order.n_slots for order, n in orders)
+
+    @property
     def grid(self):
         """(n_rows, n_cols) of blocks."""
-        n_q = self.shape[0] if self.q_order is None else self.q_order.n_slots
-        n_k = self.shape[1] if self.k_order is None else self.k_order.n_slots
-        return -(-n_q // self.block_size[0]), -(-n_k // self.block_size[1])
+        return tuple(-(-n // block) for n, block in zip(self.slots, self.block_size))
 
     def coordinates(self):
         """(b, h, row, col) of each cell."""
@@ -130,27 +135,37 @@ def _settle(cells):
 
 def _judge_with_dead_slots(cells, verdict):
     """Correct the verdict of cells with slots beyond the end or of nobody, whose bits mean nothing."""
-    (block_q, block_k), (batch, heads) = cells.block_size, cells.lead
-    n_q = cells.shape[0] if cells.q_order is None else cells.q_order.n_slots
-    n_k = cells.shape[1] if cells.k_order is None else cells.k_order.n_slots
-    (q_ids, q_table), (k_ids, k_table) = live_slots(cells.q_order, n_q, block_q), live_slots(cells.k_order, n_k, block_k)
-    if len(q_table) == 1 and len(k_table) == 1:
-        return
+    some, which, kinds = live_kinds(cells, only_dead=True)
+    result = [np.where(wanted.any(axis=(1, 2)), (wanted == live).all(axis=(1, 2)), -1) for wanted, live in kinds]
+    if result:
+        verdict[some] = np.concatenate(result)[which]
+
+
+def live_kinds(cells, only_dead=False):
+    """Cells sorted by what counts in them: (cells looked at, kind of each, iterator over pieces of the kinds).
+
+    A piece gives (wanted, live) masks: the pairs of existing tokens that are attended, and all of existing tokens.
+    only_dead: look at cells with slots of no token alone.
+    """
+    (q_ids, q_table), (k_ids, k_table) = (live_slots(order, n, block) for order, n, block in zip(
+        (cells.q_order, cells.k_order), cells.slots, cells.block_size))
+    if only_dead and len(q_table) == len(k_table) == 1:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), []
     b, h, row, col = cells.coordinates()
     q_live = q_ids[b % q_ids.shape[0], h % q_ids.shape[1], row]
     k_live = k_ids[b % k_ids.shape[0], h % k_ids.shape[1], col]
-    some = np.flatnonzero(q_live | k_live)
+    some = np.flatnonzero(q_live | k_live) if only_dead else np.arange(q_live.size)
     code = (cells.ids[some].astype(np.int64) * len(q_table) + q_live[some]) * len(k_table) + k_live[some]
     kinds, which = np.unique(code, return_inverse=True)
-    rest, k_kind = np.divmod(kinds, len(k_table))
-    mask, q_kind = np.divmod(rest, len(q_table))
-    result = np.empty(kinds.size, np.int64)
+    return some, which.reshape(-1), _masks_of_kinds(cells, kinds, q_table, k_table)
+
+
+def _masks_of_kinds(cells, kinds, q_table, k_table):
     for at in range(0, kinds.size, 1 << 12):
-        piece = slice(at, at + (1 << 12))
-        live = pack(q_table[q_kind[piece]][:, :, None] & k_table[k_kind[piece]][:, None, :])
-        wanted = cells.masks[mask[piece]] & live
-        result[piece] = np.where(wanted.any(axis=(1, 2)), (wanted == live).all(axis=(1, 2)), -1)
-    verdict[some] = result[which.reshape(-1)]
+        rest, k_kind = np.divmod(kinds[at : at + (1 << 12)], len(k_table))
+        mask, q_kind = np.divmod(rest, len(q_table))
+        live = pack(q_table[q_kind][:, :, None] & k_table[k_kind][:, None, :])
+        yield cells.masks[mask] & live, live
 
 
 def refuse_too_many_masks(n_masks, block_size):
@@ -158,6 +173,8 @@ def refuse_too_many_masks(n_masks, block_size):
     size = n_masks * block_size[0] * -(-block_size[1] // 32) * 4
     if size > MASK_LIMIT:
         raise ValueError(
-            f"the result needs {n_masks} different masks of {block_size[0]} x {block_size[1]} pairs, {size / 2**30:.1f} GiB, "
-            f"over the limit of {MASK_LIMIT >> 30} GiB; combine sparser patterns, or build it with larger regular pieces"
+            f"the result needs {n_masks} different masks of {block_size[0]} x {block_size[1]} pairs, "
+            f"{size / 2**30:.1f} GiB, "
+            f"over the limit of {MASK_LIMIT >> 30} GiB; combine sparser patterns, or build it with larger regular "
+            "pieces"
         )

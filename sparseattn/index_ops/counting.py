@@ -4,8 +4,8 @@ import numpy as np
 
 from sparseattn.index_ops.algebra import as_blocks
 from sparseattn.index_ops.axes import spread
-from sparseattn.index_ops.cells import live_slots, to_cells
-from sparseattn.index_ops.masks import count_bits, pack
+from sparseattn.index_ops.cells import live_kinds, to_cells
+from sparseattn.index_ops.masks import count_bits
 from sparseattn.index_ops.pairs import pairs
 from sparseattn.index_ops.ranges import count_before, take_slots
 from sparseattn.structure import Ranges
@@ -31,24 +31,9 @@ def _pairs_of_ranges(part):
 
 
 def _pairs_of_blocks(part):
-    cells = to_cells(part)
-    (q_ids, q_table), (k_ids, k_table) = (
-        live_slots(order, n, block)
-        for order, n, block in zip((part.q_order, part.k_order), (part.n_q_slots, part.n_k_slots), part.block_size)
-    )
-    b, h, row, col = cells.coordinates()
-    q_live = q_ids[b % q_ids.shape[0], h % q_ids.shape[1], row]
-    k_live = k_ids[b % k_ids.shape[0], h % k_ids.shape[1], col]
-    code = (cells.ids.astype(np.int64) * len(q_table) + q_live) * len(k_table) + k_live
-    kinds, counts = np.unique(code, return_counts=True)
-    rest, k_kind = np.divmod(kinds, len(k_table))
-    mask, q_kind = np.divmod(rest, len(q_table))
-    total = 0
-    for at in range(0, kinds.size, 1 << 12):
-        piece = slice(at, at + (1 << 12))
-        live = pack(q_table[q_kind[piece]][:, :, None] & k_table[k_kind[piece]][:, None, :])
-        total += (count_bits(cells.masks[mask[piece]] & live) * counts[piece]).sum()
-    return total
+    _, which, kinds = live_kinds(to_cells(part))
+    counts = [count_bits(wanted) for wanted, _ in kinds]
+    return (np.concatenate(counts) * np.bincount(which)).sum() if counts else 0
 
 
 def write_dense(dense, part):

@@ -32,7 +32,7 @@ def distinct(rows):
     if len(rows) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     flat = rows.reshape(len(rows), -1)
-    weights = np.random.default_rng(flat.shape[1]).integers(1, 2**63, flat.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
+    weights = np.random.default_rng(flat.shape[1]).integers(1, 2**63, flat.shape[1], np.uint64) | np.uint64(1)
     mixed = np.zeros(len(flat), np.uint64)
     for column, weight in zip(flat.T, weights):
         mixed += column.astype(np.uint64) * weight

@@ -116,7 +116,8 @@ def narrow(part, other, inside=True):
 
 
 def moved(part, like):
-    """The pairs of aligned BlockCSR `part` in the order and block size of `like`, which has no repeats; the rest is dropped."""
+    """The pairs of aligned BlockCSR `part` in the order and block size of `like`, which has no repeats; the rest is
+    dropped."""
     cells = to_cells(like, common_lead(part, like))
     single = replace(cells, block_size=(1, 1))
     n_rows, n_cols = single.grid

@@ -1,7 +1,8 @@
 """Intervals: intersect, subtract and unite ranges of key slots, also between different orders, in O(slots log slots).
 
 The one question behind all of it: which slots of a range of `a` hold keys that lie in a range of `b`? In another order
-the keys of `b` are a sorted run of `a`'s slots as long as `a`'s order rises along `b`'s; then the answer is again a range.
+the keys of `b` are a sorted run of `a`'s slots as long as `a`'s order rises along `b`'s; then the answer is again a
+range.
 """
 
 from dataclasses import replace
@@ -16,7 +17,7 @@ def composed(from_order, to_order):
 
     int32 (1 | batch, 1 | heads, n_slots); `to_order` is without repeats.
     """
-    if from_order is None and to_order is None or from_order is not None and from_order == to_order:
+    if from_order == to_order:
         return None
     if to_order is None:
         return from_order.listing()
@@ -129,7 +130,8 @@ def has_holes(a, b):
 
 
 def locate(a, b):
-    """Bounds (starts, stops) in slots of `a` of the keys that `b` also gives each query; None where they are no range."""
+    """Bounds (starts, stops) in slots of `a` of the keys that `b` also gives each query; None where they are no
+    range."""
     s, e = at_queries(b, a.q_order)
     c = composed(a.k_order, b.k_order)
     if c is None:

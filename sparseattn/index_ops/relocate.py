@@ -61,7 +61,8 @@ def _keys_of_ranges(part, window):
         return part
     if part.k_order is None:
         first, step = window.start, window.step
-        starts, stops = (np.clip(-((first - x.astype(np.int64)) // step), 0, window.size) for x in (part.starts, part.stops))
+        starts, stops = (np.clip(-((first - x.astype(np.int64)) // step), 0, window.size)
+                         for x in (part.starts, part.stops))
         starts, stops = canonical(starts, stops)
         return replace(part, starts=starts, stops=stops)
     part = keep_keys(part, window.renamed(part.k_order.listing()) >= 0)
@@ -112,7 +113,8 @@ def _side(order, n_tokens, block, window):
 
 
 def _natural_side(n_tokens, block, window, lines):
-    """Contiguous tokens: still natural where blocks fall on blocks, else the same slots, shifted, by an affine order."""
+    """Contiguous tokens: still natural where blocks fall on blocks, else the same slots, shifted, by an affine
+    order."""
     first = max(window.start, 0) // block
     last = -(-min(window.start + window.size, n_tokens) // block)
     ends_inside = window.start + window.size > n_tokens

@@ -66,7 +66,8 @@ def _masks_of_ranges(starts, stops, line, col, block_size, whole):
     for at in range(0, partial.size, step):
         piece = partial[at : at + step]
         left = (col[piece] * block_k)[:, None]
-        edge = np.concatenate([np.clip(x[line[piece]] - left, 0, block_k).astype(small) for x in (starts, stops)], axis=1)
+        edge = [np.clip(x[line[piece]] - left, 0, block_k).astype(small) for x in (starts, stops)]
+        edge = np.concatenate(edge, axis=1)
         first, which = distinct(edge)
         edges.append(edge[first])
         ids[piece] = count + which
@@ -86,7 +87,8 @@ def _masks_of_ranges(starts, stops, line, col, block_size, whole):
 
 
 def clip(part, ranges, inside=True):
-    """The pairs of a BlockCSR that lie in aligned `ranges`, or with inside=False those that do not. O(blocks + slots)."""
+    """The pairs of a BlockCSR that lie in aligned `ranges`, or with inside=False those that do not. O(blocks +
+    slots)."""
     cells = to_cells(part, common_lead(part, ranges))
     bounds, keys = _Bounds(part, ranges), _Keys(part, ranges)
     b, h, row, col = cells.coordinates()

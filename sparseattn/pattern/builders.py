@@ -1,4 +1,5 @@
-"""Builders of patterns: from parts, ranges, CSR, chosen blocks, buckets, masks, and from patterns per head or per batch item."""
+"""Builders of patterns: from parts, ranges, CSR, chosen blocks, buckets, masks, and from patterns per head or per
+batch item."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class Builders:
         batch = batch or max([p.lead[0] for p in parts], default=1)
         n_heads = n_heads or max([p.lead[1] for p in parts], default=1)
         shape = (int(shape[0]), int(shape[1]))
-        return cls(tuple(p for p in parts if not is_empty(p)), shape, batch, n_heads)  # type: ignore[call-arg, return-value]
+        kept = tuple(p for p in parts if not is_empty(p))
+        return cls(kept, shape, batch, n_heads)  # type: ignore[call-arg, return-value]
 
     @classmethod
     def from_ranges(cls, starts, stops, n_keys: int, *, block_size=None) -> Pattern:
@@ -65,10 +67,12 @@ class Builders:
         Pattern
             O(n_queries) memory, no blocks until a kernel needs them.
         """
-        starts, stops = (_lead_axes(checking.integers(x, name), 3) for x, name in ((starts, "starts"), (stops, "stops")))
+        starts = _lead_axes(checking.integers(starts, "starts"), 3)
+        stops = _lead_axes(checking.integers(stops, "stops"), 3)
         checking.count(n_keys, "n_keys")
         if starts.shape[2] != stops.shape[2]:
-            raise ValueError(f"starts are for {starts.shape[2]} queries and stops for {stops.shape[2]}; give one of each a query")
+            raise ValueError(f"starts are for {starts.shape[2]} queries and stops for {stops.shape[2]}; give one of "
+                             "each a query")
         starts, stops = np.broadcast_arrays(starts, stops)
         starts, stops = canonical(np.clip(starts, 0, n_keys), np.clip(stops, 0, n_keys))
         size = None if block_size is None else checking.block_size(block_size)
@@ -107,7 +111,8 @@ class Builders:
         numbers = np.sort(line * shape[1] + indices[at]) if line.size else line
         if (numbers[1:] == numbers[:-1]).any():
             twice = int(numbers[1:][numbers[1:] == numbers[:-1]][0])
-            raise ValueError(f"key {twice % shape[1]} stands twice in row {twice // shape[1] % shape[0]}; list each key of a "
+            raise ValueError(f"key {twice % shape[1]} stands twice in row {twice // shape[1] % shape[0]}; list each "
+                             "key of a "
                              f"query once")
         cells = Cells(shape, (1, 1), indptr.shape[:2], numbers, np.zeros(numbers.size, np.int32), full_mask((1, 1)))
         pattern = cls.from_parts([from_cells(cells)], shape, *indptr.shape[:2])
@@ -129,7 +134,8 @@ class Builders:
         Pattern
         """
         if not hasattr(matrix, "tocsr"):
-            raise TypeError(f"from_scipy takes a scipy.sparse matrix or array, got {type(matrix).__name__}; use from_mask for a "
+            raise TypeError(f"from_scipy takes a scipy.sparse matrix or array, got {type(matrix).__name__}; use "
+                            "from_mask for a "
                             f"dense boolean array")
         csr = matrix.tocsr(copy=True)
         csr.sum_duplicates()
@@ -178,7 +184,8 @@ class Builders:
         Pattern
             Ranges in the order sorted by class. O(n log n) time, O(n) memory.
         """
-        q_class, k_class = (_lead_axes(checking.integers(x, name), 3) for x, name in ((q_class, "q_class"), (k_class, "k_class")))
+        q_class = _lead_axes(checking.integers(q_class, "q_class"), 3)
+        k_class = _lead_axes(checking.integers(k_class, "k_class"), 3)
         lead = np.broadcast_shapes(q_class.shape[:2], k_class.shape[:2])
         q_class, k_class = (np.broadcast_to(x, lead + x.shape[2:]) for x in (q_class, k_class))
         q_tokens, k_tokens = (np.argsort(x, axis=2, kind="stable").astype(np.int32) for x in (q_class, k_class))
@@ -190,7 +197,8 @@ class Builders:
         starts, stops = canonical(starts, np.where(q_sorted < 0, 0, stops))
         shape = (q_class.shape[2], k_class.shape[2])
         size = None if block_size is None else checking.block_size(block_size)
-        part = Ranges(shape, starts, stops, Order.listed(q_tokens, shape[0]), Order.listed(k_tokens, shape[1]), block_size=size)
+        q_order, k_order = Order.listed(q_tokens, shape[0]), Order.listed(k_tokens, shape[1])
+        part = Ranges(shape, starts, stops, q_order, k_order, block_size=size)
         return cls.from_parts([part], shape, *lead)
 
     @classmethod
@@ -221,7 +229,8 @@ class Builders:
             return cls.from_parts([_blocks_of(lambda rows: _asked(mask, rows, shape), (1, 1), shape, size)], shape)
         mask = _lead_axes(checking.booleans(mask, "mask", 2, 4), 4)
         if shape is not None and tuple(shape) != mask.shape[2:]:
-            raise ValueError(f"mask is for {mask.shape[2:]} (n_queries, n_keys) but shape= says {tuple(shape)}; leave shape out")
+            raise ValueError(f"mask is for {mask.shape[2:]} (n_queries, n_keys) but shape= says {tuple(shape)}; "
+                             "leave shape out")
         part = _blocks_of(lambda rows: mask[:, :, rows], mask.shape[:2], mask.shape[2:], size)
         return cls.from_parts([part], mask.shape[2:], *mask.shape[:2])
 
@@ -270,7 +279,8 @@ def _asked(function: Callable[..., Any], rows, shape):
     try:
         return np.broadcast_to(answer, (rows.stop - rows.start, shape[1]))[None, None]
     except ValueError:
-        raise ValueError(f"the mask function returned shape {answer.shape} for q_pos {q_pos.shape} and k_pos {k_pos.shape}; it "
+        raise ValueError(f"the mask function returned shape {answer.shape} for q_pos {q_pos.shape} and k_pos "
+                         f"{k_pos.shape}; it "
                          f"must broadcast to {(rows.stop - rows.start, shape[1])}") from None
 
 

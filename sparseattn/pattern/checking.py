@@ -24,7 +24,9 @@ def shape(value):
 
 def block_size(value):
     """A block size as (block_q, block_k)."""
-    pair = (value, value) if isinstance(value, (int, np.integer)) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if isinstance(value, (int, np.integer)):
+        value = (value, value)
+    pair = tuple(value) if isinstance(value, (tuple, list)) else ()
     if len(pair) != 2 or any(isinstance(b, bool) or not isinstance(b, (int, np.integer)) for b in pair):
         raise TypeError(f"block_size is {value!r}; expected a whole number or (block_q, block_k)")
     if not all(1 <= b <= 4096 for b in pair):
@@ -74,7 +76,8 @@ def blocks_shape(wanted, grid, size):
     wanted = shape(wanted)
     for n, blocks, b, name in zip(wanted, grid, size, ("n_queries", "n_keys")):
         if -(-n // b) != blocks:
-            raise ValueError(f"shape has {name} {n}, which takes {-(-n // b)} blocks of {b}, but the layout has {blocks}; give "
+            raise ValueError(f"shape has {name} {n}, which takes {-(-n // b)} blocks of {b}, but the layout has "
+                             f"{blocks}; give "
                              f"{(blocks - 1) * b + 1} to {blocks * b} tokens or another layout")
     return wanted
 
@@ -89,7 +92,8 @@ def check(pattern):
     for i, a in enumerate(pattern.parts):
         for b in pattern.parts[i + 1 :]:
             if intersection(a, b, pattern.n_heads):
-                raise ValueError(f"parts {i} and {pattern.parts.index(b)} of the pattern share pairs; subtract one from the other")
+                raise ValueError(f"parts {i} and {pattern.parts.index(b)} of the pattern share pairs; subtract one "
+                                 "from the other")
 
 
 class _Broken(Exception):
@@ -123,8 +127,8 @@ def _array(x, dtype, n_axes, name):
 def _check_order(order, n_tokens, name):
     _require(isinstance(order, Order) and order.n_tokens == n_tokens, f"{name} must be an Order of {n_tokens} tokens")
     if order.is_affine:
-        _require(len(order.origin) == len(order.grid) and all(0 <= a < len(order.grid) and n >= 0 for a, n, _ in order.digits),
-                 f"{name} has digits that do not fit its grid")
+        fits = all(0 <= axis < len(order.grid) and size >= 0 for axis, size, _ in order.digits)
+        _require(fits and len(order.origin) == len(order.grid), f"{name} has digits that do not fit its grid")
         return
     _array(order.tokens, np.int32, 3, name)
     _require(order.tokens.size == 0 or (order.tokens.min() >= -1 and order.tokens.max() < n_tokens),
@@ -153,9 +157,11 @@ def _check_blocks(part):
     _array(part.indptr, np.int64, 3, "indptr")
     _array(part.indices, np.int32, 1, "indices")
     _require(block_q >= 1 and block_k >= 1, f"block size {part.block_size} must be positive")
-    _require(part.n_rows == -(-part.n_q_slots // block_q), f"indptr has {part.n_rows} rows for {part.n_q_slots} query slots")
+    _require(part.n_rows == -(-part.n_q_slots // block_q), f"indptr has {part.n_rows} rows for {part.n_q_slots} "
+                                                           "query slots")
     _require((np.diff(part.indptr, axis=2) >= 0).all() and part.indptr.size > 0, "indptr falls")
-    _require(part.indptr.min() >= 0 and part.indptr.max() <= part.n_blocks, f"indptr leaves 0 to {part.n_blocks} blocks")
+    _require(part.indptr.min() >= 0 and part.indptr.max() <= part.n_blocks, f"indptr leaves 0 to {part.n_blocks} "
+                                                                            "blocks")
     _require(part.n_blocks == 0 or (part.indices.min() >= 0 and part.indices.max() < part.n_cols),
              f"indices leave 0 to {part.n_cols - 1}")
     inside = np.ones(max(part.n_blocks - 1, 0), bool)
@@ -166,7 +172,8 @@ def _check_blocks(part):
     if part.masks is not None:
         _array(part.mask_ids, np.int32, 1, "mask_ids")
         _array(part.masks, np.uint32, 3, "masks")
-        _require(part.masks.shape[1:] == (block_q, -(-block_k // 32)), f"masks do not fit blocks of {block_q} x {block_k}")
+        _require(part.masks.shape[1:] == (block_q, -(-block_k // 32)), f"masks do not fit blocks of {block_q} x "
+                                                                       f"{block_k}")
         _require(part.mask_ids.shape == part.indices.shape, "mask_ids and indices differ in length")
         _require(part.n_blocks == 0 or (part.mask_ids.min() >= 0 and part.mask_ids.max() < len(part.masks)),
                  f"mask_ids leave 0 to {len(part.masks) - 1}")

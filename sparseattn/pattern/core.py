@@ -22,8 +22,8 @@ from sparseattn.structure import BlockCSR, Memo, Ranges, digest
 class Pattern(Builders):
     """A set of (query, key) pairs: which key each query attends, the same for all heads or one by one.
 
-    Patterns combine as sets: ``a | b``, ``a & b``, ``a - b``. They are built by the families in `sparseattn.patterns` or by the
-    ``from_*`` builders here, and never change.
+    Patterns combine as sets: ``a | b``, ``a & b``, ``a - b``. They are built by the families in `sparseattn.patterns`
+    or by the ``from_*`` builders here, and never change.
 
     Parameters
     ----------
@@ -80,7 +80,8 @@ class Pattern(Builders):
         return Pattern(tuple(compact([p for p, _ in kept], n_heads)), self.shape, batch, n_heads)
 
     def __and__(self, other: Pattern) -> Pattern:
-        """Pairs in both patterns, each part in the order of the one with fewer pairs; ranges clip the other's blocks."""
+        """Pairs in both patterns, each part in the order of the one with fewer pairs; ranges clip the other's
+        blocks."""
         batch, n_heads = self._common_axes(other, "&")
         parts = [p for a in self.parts for b in other.parts for p in intersection(a, b, n_heads)]
         return Pattern(tuple(compact(parts, n_heads)), self.shape, batch, n_heads)
@@ -98,12 +99,14 @@ class Pattern(Builders):
             raise TypeError(f"pattern {sign} {type(other).__name__}: both sides must be patterns; build one with "
                             f"Pattern.from_mask or another builder")
         if self.shape != other.shape:
-            raise ValueError(f"pattern {sign} pattern: shapes {self.shape} and {other.shape} differ; build both for the same "
+            raise ValueError(f"pattern {sign} pattern: shapes {self.shape} and {other.shape} differ; build both for "
+                             "the same "
                              f"n_queries and n_keys")
         for name, a, b in (("batch", self.batch, other.batch), ("n_heads", self.n_heads, other.n_heads)):
             fits = a == b or 1 in (a, b) or (name == "n_heads" and max(a, b) % min(a, b) == 0)
             if not fits:
-                raise ValueError(f"pattern {sign} pattern: {name} {a} and {b} do not fit; they must be equal, or one of them 1")
+                raise ValueError(f"pattern {sign} pattern: {name} {a} and {b} do not fit; they must be equal, or one "
+                                 "of them 1")
         return max(self.batch, other.batch), max(self.n_heads, other.n_heads)
 
     def same_pairs(self, other: Pattern) -> bool:
@@ -152,7 +155,8 @@ class Pattern(Builders):
         return files.to_scipy(self)
 
     def to(self, device: str) -> Pattern:
-        """The pattern with its arrays on a device: "cpu" (NumPy) or "cuda" (CuPy, the current device). A copy, if it moves."""
+        """The pattern with its arrays on a device: "cpu" (NumPy) or "cuda" (CuPy, the current device). A copy, if it
+        moves."""
         return devices.move(self, device)
 
     @property
@@ -175,7 +179,8 @@ class Pattern(Builders):
         Pattern
             This pattern.
         """
-        from sparseattn.dispatch import named  # the one import against the direction: a pattern does not know its backends
+        # the one import against the direction of the layers: patterns know no backend, this asks one by its name
+        from sparseattn.dispatch import named
 
         named(backend or "numba_cpu").prepare(self, backward=backward)
         return self
@@ -191,8 +196,8 @@ class Pattern(Builders):
         Parameters
         ----------
         patterns : sequence of Pattern
-            Along the axes 2 and 3 they attend nothing across: concatenated queries keep their own keys, and concatenated keys
-            add to the same queries.
+            Along the axes 2 and 3 they attend nothing across: concatenated queries keep their own keys, and
+            concatenated keys add to the same queries.
         axis : int
             0 batch, 1 heads, 2 queries, 3 keys, or counted from behind.
 
@@ -205,7 +210,8 @@ class Pattern(Builders):
     @property
     def digest(self) -> bytes:
         """16 bytes that stand for the stored structure; kept."""
-        return self.memo.get("digest", lambda: digest(self.shape, self.batch, self.n_heads, [p.digest for p in self.parts]))
+        whole = (self.shape, self.batch, self.n_heads)
+        return self.memo.get("digest", lambda: digest(*whole, [p.digest for p in self.parts]))
 
     def __eq__(self, other):
         return self.digest == other.digest if isinstance(other, Pattern) else NotImplemented

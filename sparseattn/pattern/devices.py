@@ -2,9 +2,8 @@
 
 from dataclasses import fields, replace
 
-import numpy as np
-
 from sparseattn.structure import Order
+from sparseattn.xp import converter
 
 
 def move(pattern, device):
@@ -13,8 +12,7 @@ def move(pattern, device):
         raise ValueError(f'device is {device!r}; expected "cpu" or "cuda"')
     if device == device_of(pattern):
         return pattern
-    convert = _to_numpy if device == "cpu" else _to_cupy()
-    return replace(pattern, parts=tuple(_converted(p, convert) for p in pattern.parts))
+    return replace(pattern, parts=tuple(_converted(p, converter(device)) for p in pattern.parts))
 
 
 def device_of(pattern):
@@ -34,15 +32,3 @@ def _converted(record, convert):
             changes[field.name] = convert(value)
     return replace(record, **changes)
 
-
-def _to_numpy(x):
-    return x if isinstance(x, np.ndarray) else x.get()
-
-
-def _to_cupy():
-    try:
-        import cupy
-    except ImportError:
-        raise ImportError("moving a pattern to a GPU needs CuPy; install it with: pip install 'sparseattn[cuda12]' or "
-                          "'sparseattn[cuda13]'") from None
-    return cupy.asarray

@@ -19,6 +19,8 @@ ARRAYS = {
     "Ranges": ("starts", "stops", "heads"),
     "BlockCSR": ("indptr", "indices", "mask_ids", "masks", "heads"),
 }
+UNREADABLE = (zipfile.BadZipFile, KeyError, TypeError, IndexError, EOFError, OverflowError, NotImplementedError,
+              RuntimeError)
 TEXT_LIMIT = 1 << 22  # bytes of the description
 
 
@@ -62,7 +64,7 @@ def load(path):
             parts = [_read_part(archive, number, part, record["shape"]) for number, part in enumerate(record["parts"])]
             shape = tuple(int(n) for n in record["shape"])
             pattern = Pattern(tuple(parts), shape, int(record["batch"]), int(record["n_heads"]))
-    except (zipfile.BadZipFile, KeyError, TypeError, IndexError, EOFError, OverflowError, NotImplementedError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{name} is not a readable pattern file ({type(error).__name__}: {error}); save it again with "
                          f"Pattern.save") from None
     except ValueError as error:
@@ -79,7 +81,8 @@ def _description(archive):
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError("not a pattern file; expected one written by Pattern.save")
     if record["version"] != VERSION:
-        raise ValueError(f"written in format {record['version']!r}, and this version reads format {VERSION}; update sparseattn")
+        raise ValueError(f"written in format {record['version']!r}, and this version reads format {VERSION}; update "
+                         "sparseattn")
     if len(record["shape"]) != 2 or any(not isinstance(n, int) or not 0 <= n < 2**31 for n in record["shape"]):
         raise ValueError(f"shape is {record['shape']!r}; expected two numbers of tokens")
     if any(not isinstance(record[n], int) or not 1 <= record[n] < 2**31 for n in ("batch", "n_heads")):
@@ -97,7 +100,7 @@ def _member(archive, name, text=False):
     version = np.lib.format.read_magic(head)
     reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, fortran, dtype = reader(head)
-    if dtype.hasobject or dtype.kind not in ("U" if text else "iu") or fortran and len(shape) > 1:
+    if dtype.hasobject or dtype.kind not in ("U" if text else "iu") or (fortran and len(shape) > 1):
         raise ValueError(f"{name} has dtype {dtype}; expected plain integers in C order")
     size = dtype.itemsize
     for n in shape:
@@ -140,7 +143,8 @@ def to_scipy(pattern):
     import scipy.sparse
 
     if pattern.batch > 1 or pattern.n_heads > 1:
-        raise ValueError(f"the pattern has {pattern.batch} batch items and {pattern.n_heads} heads, a SciPy matrix one of each; "
+        raise ValueError(f"the pattern has {pattern.batch} batch items and {pattern.n_heads} heads, a SciPy matrix "
+                         "one of each; "
                          f"slice it first, as in pattern[0, 0].to_scipy()")
     rows, cols = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for part in pattern.parts:

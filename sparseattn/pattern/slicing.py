@@ -45,7 +45,8 @@ def _window(key, n, axis):
             raise IndexError(f"{axis} index {key} is out of range for a pattern with {n}")
         return Window(int(key) % n, 1, 1)
     if not isinstance(key, slice):
-        raise TypeError(f"{axis} of a pattern are indexed by slices or whole numbers, got {type(key).__name__}; for a list of tokens "
+        raise TypeError(f"{axis} of a pattern are indexed by slices or whole numbers, got {type(key).__name__}; for "
+                        "a list of tokens "
                         f"combine patterns instead")
     start, stop, step = key.indices(n)
     if step < 1:
@@ -120,5 +121,6 @@ def _check_alike(patterns, axis):
         seen = {s[other] for s in sizes}
         free = other == axis % 4 or (other < 2 and len(seen - {1}) <= 1)
         if len(seen) > 1 and not free:
-            raise ValueError(f"patterns have {sorted(seen)} {AXES[other]}; they must agree on every axis but the one they are put "
+            raise ValueError(f"patterns have {sorted(seen)} {AXES[other]}; they must agree on every axis but the one "
+                             "they are put "
                              f"together along")

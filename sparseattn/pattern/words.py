@@ -21,7 +21,8 @@ def _part(part):
             f"{amount(part.n_blocks)} single pairs")
         if part.mask_ids is not None:
             text += f", {amount(int((part.mask_ids > 0).sum()))} partial with {amount(len(part.masks) - 1)} masks"
-    orders = [f"{side} in {order_words(order)}" for side, order in (("queries", part.q_order), ("keys", part.k_order)) if order]
+    sides = (("queries", part.q_order), ("keys", part.k_order))
+    orders = [f"{side} in {order_words(order)}" for side, order in sides if order]
     if part.heads is not None:
         orders.append(f"heads {', '.join(map(str, part.heads))}")
     return ", ".join([text] + orders)

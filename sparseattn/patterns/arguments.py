@@ -39,7 +39,8 @@ def offsets(offset, n_queries, n_keys):
         return np.full((1, 1, 1), n_keys - n_queries)
     offset = np.asarray(offset)
     if not np.issubdtype(offset.dtype, np.integer) or offset.ndim > 1 or offset.size == 0:
-        raise TypeError(f"offset is an array of {offset.dtype} with {offset.ndim} axes; expected a whole number, or one per batch item")
+        raise TypeError(f"offset is an array of {offset.dtype} with {offset.ndim} axes; expected a whole number, or "
+                        "one per batch item")
     return offset.astype(np.int64).reshape(-1, 1, 1)
 
 
@@ -57,4 +58,5 @@ def ranges_pattern(starts, stops, shape, block_size=None, q_order=None, k_order=
         starts, stops = canonical(*np.broadcast_arrays(starts, stops))
     lead = np.broadcast_shapes(starts.shape, stops.shape)[:2]
     starts, stops = (np.broadcast_to(x, lead + (n_q,)) for x in (starts, stops))
-    return Pattern.from_parts([Ranges(shape, starts, stops, q_order, k_order, block_size=tiles(block_size))], shape, batch or lead[0])
+    part = Ranges(shape, starts, stops, q_order, k_order, block_size=tiles(block_size))
+    return Pattern.from_parts([part], shape, batch or lead[0])

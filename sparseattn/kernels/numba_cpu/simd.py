@@ -5,6 +5,7 @@ are its whole vocabulary; kernels built from them read like scalar Numba code. M
 moved by `shift`) and an element offset: nothing is counted, and a step is compiled once whatever the array's layout was.
 """
 
+import functools
 import platform
 
 import llvmlite.binding
@@ -248,17 +249,20 @@ def fma(typingctx, a, b, c):
     return a(a, b, c), lambda context, builder, sig, args: call(builder, "fmuladd", *args)
 
 
-@intrinsic
-def sum_of_lanes(typingctx, x):
-    """The numbers of one register added up, in their order."""
+def _across(emit):
+    def typer(typingctx, x):
+        def codegen(context, builder, sig, args):
+            lanes = [builder.extract_element(args[0], ir.IntType(32)(i)) for i in range(x.lanes)]
+            return functools.reduce(lambda a, b: emit(builder, a, b), lanes)
 
-    def codegen(context, builder, sig, args):
-        total = builder.extract_element(args[0], ir.IntType(32)(0))
-        for i in range(1, x.lanes):
-            total = builder.fadd(total, builder.extract_element(args[0], ir.IntType(32)(i)))
-        return total
+        return x.dtype(x), codegen
 
-    return x.dtype(x), codegen
+    return intrinsic(typer)
+
+
+# over the lanes of one register, in their order
+sum_of_lanes = _across(lambda builder, a, b: builder.fadd(a, b))
+top_of_lanes = _across(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
 
 
 @intrinsic

@@ -9,8 +9,8 @@ from sparseattn.patterns.arguments import positive
 from sparseattn.patterns.positional.bigbird_plans import general_plan, legacy_plan, uniform_plan
 
 
-def bigbird(n_tokens, *, block_size=64, n_window=3, n_random=3, n_heads=1, seed=0, plan="uniform", rand_blocks=None, n_global=None,
-            max_length=4096):
+def bigbird(n_tokens, *, block_size=64, n_window=3, n_random=3, n_heads=1, seed=0, plan="uniform", rand_blocks=None,
+            n_global=None, max_length=4096):
     """Each block of tokens attends its neighbours, the global blocks and some random blocks; global blocks attend all.
 
     Parameters
@@ -28,8 +28,8 @@ def bigbird(n_tokens, *, block_size=64, n_window=3, n_random=3, n_heads=1, seed=
     seed : int
         For the random blocks. The released models use the number of the layer.
     plan : {"uniform", "official", "legacy"}
-        How random blocks are drawn: uniformly, as the theory needs; or as the released code draws them, by its general plan, or
-        by the one it uses for lengths 1024, 3072 and 4096, where all lie in the first 1024 tokens.
+        How random blocks are drawn: uniformly, as the theory needs; or as the released code draws them, by its
+        general plan, or by the one it uses for lengths 1024, 3072 and 4096, where all lie in the first 1024 tokens.
     rand_blocks : array of int, (n_heads, n_rows - 2, n_random), optional
         The random blocks themselves, for rows 1 to n_rows - 2, as a checkpoint has them; -1: none.
     n_global : int, optional
@@ -49,9 +49,9 @@ def bigbird(n_tokens, *, block_size=64, n_window=3, n_random=3, n_heads=1, seed=
 
     Notes
     -----
-    With blocks R of the query and C of the key: attended when R or C is global, ``abs(R - C) <= n_window // 2``, or C is random for R.
-    A set: released code counts a block that is drawn twice, or in the window too, twice in its softmax.
-    O(n_heads * blocks) to build.
+    With blocks R of the query and C of the key: attended when R or C is global, ``abs(R - C) <= n_window // 2``, or C
+    is random for R. A set: released code counts a block that is drawn twice, or in the window too, twice in its
+    softmax. O(n_heads * blocks) to build.
 
     References
     ----------
@@ -63,7 +63,8 @@ def bigbird(n_tokens, *, block_size=64, n_window=3, n_random=3, n_heads=1, seed=
     first, last = (1, 1) if n_global is None else (_at_least_0(n_global, "n_global"), 0)
     first = min(first, n_rows)
     if rand_blocks is None:
-        rand_blocks = _draw(plan, n_rows, _at_least_0(n_random, "n_random"), n_heads, seed, size, max_length, (first, last, side))
+        sizes = (n_rows, _at_least_0(n_random, "n_random"), n_heads, seed)
+        rand_blocks = _draw(plan, sizes, size, max_length, (first, last, side))
     rand_blocks = _checked(rand_blocks, n_rows, n_heads)
     shared = np.concatenate(_global_blocks(n_rows, first, last) + [_window_blocks(n_rows, side)])
     parts = []
@@ -72,7 +73,8 @@ def bigbird(n_tokens, *, block_size=64, n_window=3, n_random=3, n_heads=1, seed=
         drawn = (row + 1) * n_rows + blocks[row, which]
         parts.append(np.unique(np.concatenate([shared, drawn])) + head * n_rows * n_rows)
     numbers = np.concatenate(parts)
-    cells = Cells((n, n), (size, size), (len(rand_blocks), 1)[::-1], numbers, np.zeros(numbers.size, np.int32), full_mask((size, size)))
+    block = (size, size)
+    cells = Cells((n, n), block, (1, len(rand_blocks)), numbers, np.zeros(numbers.size, np.int32), full_mask(block))
     return Pattern.from_parts([from_cells(cells)], (n, n), 1, n_heads)
 
 
@@ -102,13 +104,14 @@ def _window_blocks(n_rows, side):
     return row[good] * n_rows + col[good]
 
 
-def _draw(plan, n_rows, n_random, n_heads, seed, size, max_length, layout):
+def _draw(plan, sizes, size, max_length, layout):
+    """Random blocks by a plan; sizes: (n_rows, n_random, n_heads, seed)."""
     if plan == "uniform":
-        return uniform_plan(n_rows, n_random, n_heads, seed, *layout)
+        return uniform_plan(*sizes, *layout)
     if plan == "official":
-        return general_plan(n_rows, n_random, n_heads, seed)
+        return general_plan(*sizes)
     if plan == "legacy":
-        return legacy_plan(n_rows, n_random, n_heads, seed, size, max_length)
+        return legacy_plan(*sizes, size, max_length)
     raise ValueError(f'plan is {plan!r}; expected "uniform", "official" or "legacy"')
 
 
@@ -118,8 +121,10 @@ def _checked(rand_blocks, n_rows, n_heads):
     if blocks.ndim == 2:
         blocks = blocks[None]
     if blocks.ndim != 3 or blocks.shape[0] not in (1, n_heads) or blocks.shape[1] != max(n_rows - 2, 0):
-        raise ValueError(f"rand_blocks has shape {np.shape(rand_blocks)}; expected (n_heads={n_heads}, n_rows - 2={max(n_rows - 2, 0)}, "
+        raise ValueError(f"rand_blocks has shape {np.shape(rand_blocks)}; expected (n_heads={n_heads}, n_rows - "
+                         f"2={max(n_rows - 2, 0)}, "
                          f"n_random): one list a head and row of blocks, without the first and last row")
     if blocks.size and (blocks.min() < -1 or blocks.max() >= n_rows):
-        raise ValueError(f"rand_blocks holds {blocks.min()} to {blocks.max()}; expected blocks from 0 to {n_rows - 1}, or -1 for none")
+        raise ValueError(f"rand_blocks holds {blocks.min()} to {blocks.max()}; expected blocks from 0 to "
+                         f"{n_rows - 1}, or -1 for none")
     return blocks

@@ -4,7 +4,8 @@ import numpy as np
 
 
 def uniform_plan(n_rows, n_random, n_heads, seed, first, last, side):
-    """Distinct blocks of all that are neither global nor in the window, int32 (n_heads, n_rows - 2, n_random), -1 for none."""
+    """Distinct blocks of all that are neither global nor in the window, int32 (n_heads, n_rows - 2, n_random), -1 for
+    none."""
     rng = np.random.default_rng(seed)
     drawn = np.full((n_heads, max(n_rows - 2, 0), n_random), -1, np.int32)
     for row in range(1, n_rows - 1):
@@ -31,7 +32,8 @@ def general_plan(n_rows, n_random, n_heads, seed):
             for head in range(n_heads):
                 legal = _legal(random.permutation(np.arange(low, ends[segment], dtype=np.int32)), row, ends[segment])
                 if legal.size < counts[segment]:
-                    raise ValueError(f"the official plan finds {legal.size} of {counts[segment]} random blocks for row {row} of {n_rows}; "
+                    raise ValueError(f"the official plan finds {legal.size} of {counts[segment]} random blocks for "
+                                     f"row {row} of {n_rows}; "
                                      f"it needs n_rows > 2 * n_random + 5 or n_rows = n_random + 5: use plan='uniform'")
                 drawn[head, row, at : at + counts[segment]] = legal[: counts[segment]]
 
@@ -70,9 +72,10 @@ def legacy_plan(n_rows, n_random, n_heads, seed, block_size, max_length):
     random = np.random.RandomState(seed)
     m = max_length // block_size
     if m < n_rows:
-        raise ValueError(f"the legacy plan is for at most max_length={max_length} tokens, {m} blocks, but there are {n_rows} blocks; "
+        raise ValueError(f"the legacy plan is for at most max_length={max_length} tokens, {m} blocks, but there are "
+                         f"{n_rows} blocks; "
                          f"raise max_length")
-    last = 1024 // block_size - 1 if 1024 > 2 * block_size else m - 1
+    last = 1024 // block_size - 1 if block_size < 512 else m - 1
     middle = np.arange(1, m - 1, dtype=np.int32)
     drawn = np.zeros((n_heads, m - 2, n_random), np.int32)
     for head in range(n_heads):
@@ -80,7 +83,8 @@ def legacy_plan(n_rows, n_random, n_heads, seed, block_size, max_length):
             pool = _legacy_pool(middle, row, m, last)
             taken = random.permutation(pool)[:n_random]
             if taken.size < n_random:
-                raise ValueError(f"the legacy plan finds {taken.size} of {n_random} random blocks for row {row}; use plan='uniform'")
+                raise ValueError(f"the legacy plan finds {taken.size} of {n_random} random blocks for row {row}; use "
+                                 "plan='uniform'")
             drawn[head, row - 1] = taken
     return drawn[:, : max(n_rows - 2, 0)]
 

@@ -43,7 +43,8 @@ def block_local(n_tokens, *, block, back=1, forward=0, causal=False, exact=False
 
     References
     ----------
-    .. [1] Roy et al., Efficient Content-Based Sparse Attention with Routing Transformers, arXiv:2003.05997, section 4.1.
+    .. [1] Roy et al., Efficient Content-Based Sparse Attention with Routing Transformers, arXiv:2003.05997, section
+    4.1.
     .. [2] Kitaev et al., Reformer, arXiv:2001.04451 (chunks that wrap around).
     """
     n, block = checking.count(n_tokens, "n_tokens"), positive(block, "block")

@@ -1,9 +1,9 @@
 """All pairs, and all pairs up to the present."""
 
+import numpy as np
+
 from sparseattn.patterns.arguments import ranges_pattern, sizes
 from sparseattn.patterns.positional.sliding_window import sliding_window
-
-import numpy as np
 
 
 def dense(n_queries, n_keys=None, *, block_size=None):

@@ -28,13 +28,14 @@ def documents(lengths, key_lengths=None, *, causal=False, window=None, block_siz
 
     Notes
     -----
-    Query i of a document attends its key j when ``i + offset - window < j <= i + offset`` as far as asked for, with ``offset =
-    key_length - length`` of the document. O(n_queries) to build.
+    Query i of a document attends its key j when ``i + offset - window < j <= i + offset`` as far as asked for, with
+    ``offset = key_length - length`` of the document. O(n_queries) to build.
     """
     q = _per_batch(lengths, "lengths")
     k = q if key_lengths is None else _per_batch(key_lengths, "key_lengths")
     if [len(x) for x in q] != [len(x) for x in k] and len(q) == len(k):
-        raise ValueError(f"lengths lists {[len(x) for x in q]} documents and key_lengths {[len(x) for x in k]}; give one of each a document")
+        raise ValueError(f"lengths lists {[len(x) for x in q]} documents and key_lengths {[len(x) for x in k]}; give "
+                         "one of each a document")
     if len(q) != len(k):
         raise ValueError(f"lengths is for {len(q)} batch items and key_lengths for {len(k)}; give as many of each")
     window = None if window is None else positive(window, "window")
@@ -59,7 +60,8 @@ def _per_batch(lengths, name):
 def _total(arrays, name):
     totals = {int(x.sum()) for x in arrays}
     if len(totals) > 1:
-        raise ValueError(f"{name} add up to {sorted(totals)} tokens in different batch items; pad them to one total with a document of "
+        raise ValueError(f"{name} add up to {sorted(totals)} tokens in different batch items; pad them to one total "
+                         "with a document of "
                          f"the rest")
     return totals.pop()
 

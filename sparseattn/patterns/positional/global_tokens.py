@@ -3,8 +3,8 @@
 import numpy as np
 
 from sparseattn.pattern import Pattern, checking
-from sparseattn.structure import Order, Ranges
 from sparseattn.patterns.arguments import tiles
+from sparseattn.structure import Order, Ranges
 
 
 def global_tokens(n_tokens, positions, *, block_size=None):
@@ -26,8 +26,8 @@ def global_tokens(n_tokens, positions, *, block_size=None):
 
     Notes
     -----
-    Query i attends key j when i or j is global. Two parts: the global queries, and the global keys gathered side by side.
-    O(n_tokens) to build.
+    Query i attends key j when i or j is global. Two parts: the global queries, and the global keys gathered side by
+    side. O(n_tokens) to build.
 
     References
     ----------
@@ -44,8 +44,8 @@ def global_tokens(n_tokens, positions, *, block_size=None):
     columns = Ranges((n, n), np.zeros_like(stops), stops, None, _contiguous_or(listed, n), block_size=size)
     if columns.k_order is None:  # neighbouring tokens lie side by side already
         first = listed[0, 0, 0]
-        columns = Ranges((n, n), np.where(stops > 0, first, np.int32(0)), np.where(stops > 0, first + stops, np.int32(0)),
-                         block_size=size)
+        shifted = (np.where(stops > 0, first + x, np.int32(0)) for x in (np.int32(0), stops))
+        columns = Ranges((n, n), *shifted, block_size=size)
     whole = np.where(listed >= 0, np.int32(n), np.int32(0))
     rows = Ranges((n, n), np.zeros_like(whole), whole, Order.listed(listed, n), None, block_size=size)
     return Pattern.from_parts([columns, rows], (n, n), batch)
@@ -59,7 +59,8 @@ def _flags(positions, n):
             raise ValueError(f"positions has shape {positions.shape}; expected bool ({n},) or (batch, {n})")
         return positions if positions.ndim == 2 else positions[None]
     if positions.size and (not np.issubdtype(positions.dtype, np.integer) or positions.ndim != 1):
-        raise TypeError(f"positions is an array of {positions.dtype} with {positions.ndim} axes; expected a list of tokens, or bool "
+        raise TypeError(f"positions is an array of {positions.dtype} with {positions.ndim} axes; expected a list of "
+                        "tokens, or bool "
                         f"(batch, n_tokens)")
     if positions.size and (positions.min() < 0 or positions.max() >= n):
         raise ValueError(f"positions holds {positions.min()} to {positions.max()}; expected tokens from 0 to {n - 1}")

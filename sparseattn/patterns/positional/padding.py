@@ -29,8 +29,9 @@ def padding(valid, query_valid=None, n_queries=None, *, block_size=None):
 
     Notes
     -----
-    Query i attends key j when ``query_valid[b, i]`` and ``valid[b, j]``; padded queries attend nothing, so their output is 0. Meant
-    for ``pattern & padding(valid)``. One range a query, in an order without the holes if there are any. O(batch * n) to build.
+    Query i attends key j when ``query_valid[b, i]`` and ``valid[b, j]``; padded queries attend nothing, so their
+    output is 0. Meant for ``pattern & padding(valid)``. One range a query, in an order without the holes if there are
+    any. O(batch * n) to build.
     """
     valid = _two_axes(valid, "valid")
     n_keys = valid.shape[1]
@@ -55,7 +56,8 @@ def padding(valid, query_valid=None, n_queries=None, *, block_size=None):
 def _two_axes(x, name):
     x = np.asarray(x)
     if x.dtype != bool or x.ndim not in (1, 2):
-        raise TypeError(f"{name} is an array of {x.dtype} with {x.ndim} axes; expected bool (batch, n) (True: a real token)")
+        raise TypeError(f"{name} is an array of {x.dtype} with {x.ndim} axes; expected bool (batch, n) (True: a real "
+                        "token)")
     return x if x.ndim == 2 else x[None]
 
 
@@ -64,11 +66,14 @@ def _queries(valid, query_valid, n_queries):
     if query_valid is not None:
         query_valid = _two_axes(query_valid, "query_valid")
         if n_queries is not None and n_queries != query_valid.shape[1]:
-            raise ValueError(f"query_valid is for {query_valid.shape[1]} queries but n_queries is {n_queries}; leave n_queries out")
+            raise ValueError(f"query_valid is for {query_valid.shape[1]} queries but n_queries is {n_queries}; leave "
+                             "n_queries out")
         if len({valid.shape[0], query_valid.shape[0]} - {1}) > 1:
-            raise ValueError(f"valid has {valid.shape[0]} batch items and query_valid {query_valid.shape[0]}; give as many of each")
+            raise ValueError(f"valid has {valid.shape[0]} batch items and query_valid {query_valid.shape[0]}; give "
+                             "as many of each")
         return query_valid
     n = valid.shape[1] if n_queries is None else checking.count(n_queries, "n_queries")
     if n > valid.shape[1]:
-        raise ValueError(f"n_queries is {n} but valid has only {valid.shape[1]} tokens; give query_valid for the queries")
+        raise ValueError(f"n_queries is {n} but valid has only {valid.shape[1]} tokens; give query_valid for the "
+                         "queries")
     return valid[:, valid.shape[1] - n :]

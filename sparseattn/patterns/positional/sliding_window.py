@@ -36,8 +36,8 @@ def sliding_window(n_queries, n_keys=None, *, left, right=0, dilation=1, offset=
     Notes
     -----
     Query i attends key ``j = i + offset + dilation * t`` for every whole t with -left <= t <= right.
-    O(n_queries) to build. With dilation d, keys of different ``j mod d`` never meet, so the pattern is stored in the order
-    of these classes, where it is a plain window.
+    O(n_queries) to build. With dilation d, keys of different ``j mod d`` never meet, so the pattern is stored in the
+    order of these classes, where it is a plain window.
 
     References
     ----------
@@ -57,14 +57,15 @@ def _one(n_queries, n_keys, left, right, dilation, offset, block_size):
     if dilation == 1:
         position = _positions(shape, first)
         starts = np.zeros((1, 1, 1), np.int32) if left is None else position - np.int32(min(left, shape[1]))
-        stops = np.full((1, 1, 1), shape[1]) if right is None else position + np.int32(min(right, shape[1])) + np.int32(1)
+        stops = np.full((1, 1, 1), shape[1]) if right is None else position + np.int32(min(right, shape[1]) + 1)
         del position  # a million queries: four megabytes an array
         return ranges_pattern(starts, stops, shape, block_size, batch=first.shape[0])
     return _by_residue(shape, left, right, dilation, first, block_size)
 
 
 def _positions(shape, first):
-    """Where each query sits among the keys, (1 | batch, 1, n_queries), in the smallest integers that windows cannot overflow."""
+    """Where each query sits among the keys, (1 | batch, 1, n_queries), in the smallest integers that windows cannot
+    overflow."""
     dtype = np.int32 if max(abs(first).max(initial=0) + shape[0], shape[1]) < 2**29 else np.int64
     return np.arange(shape[0], dtype=dtype) + first.astype(dtype)
 

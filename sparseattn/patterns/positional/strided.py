@@ -28,9 +28,9 @@ def strided(n_tokens, *, stride, factor=None, block_size=None):
 
     Notes
     -----
-    Query i attends key j <= i when ``i - j < stride`` (local) or ``(i - j) % stride == 0`` (column). The paper's text has stride + 1
-    local keys, its code `stride`; this follows the code. Columns are stored in the order (position in the stride, stride), where they
-    are causal blocks. O(n_tokens) to build.
+    Query i attends key j <= i when ``i - j < stride`` (local) or ``(i - j) % stride == 0`` (column). The paper's text
+    has stride + 1 local keys, its code `stride`; this follows the code. Columns are stored in the order (position in
+    the stride, stride), where they are causal blocks. O(n_tokens) to build.
 
     References
     ----------
