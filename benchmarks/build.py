@@ -1,4 +1,4 @@
-"""Building patterns over 1,048,576 tokens: seconds and peak memory beside their bars. Exits with 1 where a bar is missed.
+"""Building patterns over 1,048,576 tokens: seconds and peak memory beside their bars. Exits with 1 where one is missed.
 
     python benchmarks/build.py
 """

@@ -27,8 +27,8 @@ def _add_demo(commands):
     demo = commands.add_parser("demo", help="a trained model on real text, dense and sparse; then 65,536 tokens")
     demo.add_argument("--file", metavar="PATH", help="read the beginning of this file instead of the samples")
     demo.add_argument("--quick", action="store_true", help="short texts and 8,192 tokens")
-    demo.add_argument("--out", metavar="PATH", default="demo.png", help="where to write the picture (default: demo.png)")
-    demo.add_argument("--threads", metavar="N", type=_positive, help="threads for attention (default: the CPUs of this process)")
+    demo.add_argument("--out", metavar="PATH", default="demo.png", help="the picture to write (default: demo.png)")
+    demo.add_argument("--threads", metavar="N", type=_positive, help="threads for attention (default: all CPUs allowed)")
     demo.set_defaults(command=_demo)
 
 

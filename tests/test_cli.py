@@ -1,7 +1,6 @@
 """The command line, and the two commands of the README."""
 
 import importlib.util
-import os
 import platform
 import re
 import subprocess
@@ -20,12 +19,14 @@ ROOT = Path(__file__).parents[1]
 def test_info_says_what_a_bug_report_needs(capsys):
     assert cli.main(["info"]) == 0
     printed = capsys.readouterr().out
-    for expected in (sa.__version__, platform.python_version(), np.__version__, "numba_cpu", "reference", "threads", "cache"):
+    names = "numba_cpu", "reference", "threads", "cache"
+    for expected in (sa.__version__, platform.python_version(), np.__version__, *names):
         assert expected in printed
 
 
 def test_module_runs_as_a_program():
-    done = subprocess.run([sys.executable, "-m", "sparseattn.cli", "--version"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "sparseattn.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"sparseattn {sa.__version__}"
 
 
@@ -67,6 +68,6 @@ def test_ci_runs_the_readme_s_test_command():
     function = re.search(r"^readme_command\(\).*$", script, re.MULTILINE).group()
     assert "tests=$(readme_command tests)" in script
     for name, command in (demo, tests):
-        got = subprocess.run(["bash", "-c", f"{function}\nreadme_command {name}"], cwd=ROOT, env=os.environ, capture_output=True,
-                             text=True, check=True)
+        reading = ["bash", "-c", f"{function}\nreadme_command {name}"]
+        got = subprocess.run(reading, cwd=ROOT, capture_output=True, text=True, check=True)
         assert got.stdout.strip() == command

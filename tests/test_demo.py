@@ -1,7 +1,5 @@
 """The demo: the model against stored results, the block chooser against its rule, the words against their numbers."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -132,14 +130,14 @@ def rows(*, content_copy, content_seconds, window_copy=1.5):
     ]
 
 
-TEXTS = [SimpleNamespace(name="prose", tokens=np.zeros(4096), start=2048), SimpleNamespace(name="copy", tokens=(), start=2048)]
+TEXTS = [texts.Text(name, np.zeros(4096, np.uint8)) for name in ("prose", "copy")]
 
 
 def test_verdict_says_who_keeps_the_copy_and_who_is_slow():
     assert report.verdict(rows(content_copy=0.08, content_seconds=3.0), TEXTS) == (
         "Window computes 6% of the pairs in 0.10 of dense's time for +0.25 bits per byte on prose; "
-        "a copy from 2,047 bytes back is lost by every pattern that chooses by position alone (1.50 bits at best, dense 0.020) "
-        "and kept by blocks (0.080 bits) at 15% of the pairs; "
+        "a copy from 2,047 bytes back is lost by every pattern that chooses by position alone "
+        "(1.50 bits at best, dense 0.020) and kept by blocks (0.080 bits) at 15% of the pairs; "
         "at 4,096 tokens dense is as fast as blocks, choosing included."
     )
 

@@ -14,7 +14,7 @@ from sparseattn.demo.model import bits_per_byte
 
 @dataclass(frozen=True)
 class Reading:
-    """One text read by the model through one pattern: share of the causal pairs, seconds over all layers, bits per byte."""
+    """One text read through one pattern: share of the causal pairs, seconds over all layers, bits per byte."""
 
     pairs: float
     attention: float
@@ -78,7 +78,7 @@ def long_inputs(n_tokens, n_heads=8, head_dim=64):
 
 
 def run_long(name, pattern, q, k, v, dout):
-    """Forward and backward once. Dense seconds are at the rate measured here; dense bytes are those of stored scores."""
+    """Forward and backward once. Dense seconds are at this run's rate; dense bytes are those of stored scores."""
     n_heads, n_tokens, head_dim = q.shape
     pattern.prepare("numba_cpu", backward=True)
     tracemalloc.start()

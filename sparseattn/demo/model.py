@@ -1,4 +1,4 @@
-"""bytelm, a byte-level causal language model of 4.3 M parameters: its forward in NumPy, with the attention left to the caller.
+"""bytelm, a byte-level causal language model of 4.3 M parameters, in NumPy; the attention is left to the caller.
 
 Six layers of width 256, 8 heads of 32, RMSNorm, SwiGLU, a tied embedding. RoPE turns the first 16 dimensions of a head.
 Byte 0 begins a text and stands between texts. It was trained on 4,096 bytes and knows nothing beyond.

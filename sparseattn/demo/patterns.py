@@ -1,4 +1,4 @@
-"""The handful of patterns that the demo compares: by position, and by content (blocks of keys chosen for each query)."""
+"""The patterns that the demo compares: by position, and by content (blocks of keys chosen for each query)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def first(n_tokens, count):
 
 
 def near_and_chosen(q, k, *, block_size, n_blocks, size=64, n_first=4):
-    """A window, the first keys and, for each query and head, the `n_blocks` best blocks that begin before the window."""
+    """A window, the first keys and, for each query and head, the best `n_blocks` blocks that begin before the window."""
     n_tokens = k.shape[1]
     layout = choose_blocks(q, k, block_size=block_size, n_blocks=n_blocks, behind=size)
     chosen = sa.Pattern.from_blocks(layout, block_size=(1, block_size), shape=(n_tokens, n_tokens))
@@ -52,9 +52,9 @@ def near_and_chosen(q, k, *, block_size, n_blocks, size=64, n_first=4):
 def choose_blocks(q, k, *, block_size, n_blocks, behind):
     """Bool (n_heads, n_queries, n_key_blocks): the blocks that could hold the largest product with the query.
 
-    A block counts by the bound of Quest [1]_: the largest product with q that any key inside the box around the block's keys
-    could have. Only blocks that begin at least `behind` keys before the query take part. Queries are scored in chunks,
-    so that no array of n_queries x n_key_blocks numbers is held at once.
+    A block counts by the bound of Quest [1]_: the largest product with q that any key inside the box around the block's
+    keys could have. Only blocks that begin at least `behind` keys before the query take part. Queries are scored in
+    chunks, so that scores of all queries are never held at once.
 
     References
     ----------

@@ -17,5 +17,5 @@ def draw(path, patterns, titles, head):
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.label_outer()
-    figure.suptitle("Query by key. Dark: every pair of the cell is attended; light: some are; white: none.", fontsize=10)
+    figure.suptitle("Query by key. Dark: all pairs of the cell are attended; light: some; white: none.", fontsize=10)
     figure.savefig(path, dpi=130)

@@ -55,7 +55,8 @@ def long_table(runs):
         table.add_column(head, justify="right", no_wrap=True)
     for run in runs:
         cells = [f"{run.pairs:.2%}", f"{run.forward:.2f} s", f"{run.backward:.2f} s", f"{run.peak / 1e9:.2f} GB"]
-        dense = [f"{run.dense_seconds:,.0f} s", f"{run.dense_flops / 1e12:,.1f} TFLOP", f"{run.dense_bytes / 1e9:,.0f} GB"]
+        dense = [f"{run.dense_seconds:,.0f} s", f"{run.dense_flops / 1e12:,.1f} TFLOP"]
+        dense.append(f"{run.dense_bytes / 1e9:,.1f} GB")
         table.add_row(run.name, *cells, *dense)
     table.caption = (
         "memory: the most that inputs, results and scratch held at once.\n"
@@ -67,7 +68,7 @@ def long_table(runs):
 
 
 def verdict(rows, texts):
-    """One sentence on what the rows show; the first row is dense, the second the nearest keys, the last text the copy."""
+    """One sentence on what the rows show. The first row is dense, the second the nearest keys, the last text the copy."""
     return "; ".join((_near(rows, texts[0]), _copy(rows, texts[-1]), _time(rows, texts[0]))) + "."
 
 
@@ -75,8 +76,8 @@ def _near(rows, text):
     dense, near = rows[:2]
     cost = near.bits[text.name] - dense.bits[text.name]
     return (
-        f"{near.name.capitalize()} computes {near.pairs:.0%} of the pairs in {near.attention / dense.attention:.2f} of dense's time"
-        f" for {cost:+.2f} bits per byte on {text.name}"
+        f"{near.name.capitalize()} computes {near.pairs:.0%} of the pairs"
+        f" in {near.attention / dense.attention:.2f} of dense's time for {cost:+.2f} bits per byte on {text.name}"
     )
 
 

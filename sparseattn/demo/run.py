@@ -40,9 +40,10 @@ def run(chosen_texts, sizes, *, out, threads=None):
     """Read the texts through every pattern, run the long sequences, print the tables and write the picture."""
     console = Console()
     columns = TextColumn("{task.description:<40}"), BarColumn(), TimeElapsedColumn()
-    with sa.threads(threads) if threads else nullcontext(), Progress(*columns, console=console, transient=True) as progress:
-        rows, shown = read_texts(chosen_texts, progress)
-        runs = run_long(sizes.long, progress)
+    with sa.threads(threads) if threads else nullcontext():
+        with Progress(*columns, console=console, transient=True) as progress:
+            rows, shown = read_texts(chosen_texts, progress)
+            runs = run_long(sizes.long, progress)
     console.print(report.model_table(rows, chosen_texts))
     console.print(report.verdict(rows, chosen_texts), "\n")
     console.print(report.long_table(runs))
@@ -71,7 +72,7 @@ def read_texts(chosen_texts, progress):
 
 
 def make_choosers(chosen_texts, n_heads):
-    """Name -> (function of n_tokens that returns the function of q, k that returns a Pattern, whether it looks at q, k)."""
+    """Name -> (function of n_tokens that gives a function of q, k that gives a Pattern, whether it looks at q, k)."""
     by_length = {len(text.tokens): patterns.by_position(len(text.tokens), n_heads) for text in chosen_texts}
     longest = by_length[max(by_length)]
     dense, *others = longest
