@@ -28,7 +28,7 @@ def _add_demo(commands):
     demo.add_argument("--file", metavar="PATH", help="read the beginning of this file instead of the samples")
     demo.add_argument("--quick", action="store_true", help="short texts and 8,192 tokens")
     demo.add_argument("--out", metavar="PATH", default="demo.png", help="the picture to write (default: demo.png)")
-    demo.add_argument("--threads", metavar="N", type=_positive, help="threads for attention (default: all CPUs allowed)")
+    demo.add_argument("--threads", metavar="N", type=_positive, help="threads for attention (default: CPUs allowed)")
     demo.set_defaults(command=_demo)
 
 
@@ -78,13 +78,14 @@ def facts():
 
         yield "CPU vectors", f"{simd.VECTOR_BITS} bits"
         yield "threads", threads.n_threads()
-        yield "cache", compile.cache_folder()
+        # Numba keeps the kernels where it would keep any function of their folder.
+        yield "cache", compile.njit(cache=True)(compile.kernel).stats.cache_path
 
 
 def _state(backend):
     if not backend.usable:
-        return f"not usable: {backend.reason}; {backend.cure}"
-    return "usable, only by name" if backend.by_name_only else "usable"
+        return "not usable: " + "; ".join(filter(None, (backend.reason, backend.cure)))
+    return "usable, only by name" if backend.only_by_name else "usable"
 
 
 def _version(name):

@@ -14,21 +14,20 @@ KNOWN = tuple(dict.fromkeys(name for names in (*BACKENDS.values(), BY_NAME) for 
 
 def choose(library, q, k, v, pattern, name=None):
     """The first backend for arrays of `library` that can run this call; with a `name` that one, or an error."""
-    candidates = BACKENDS[library] if name is None else (name,)
     reasons = {}
-    for candidate in candidates:
-        backend = named(candidate)
-        reason = _refuses(backend, library) or backend.why_not(q, k, v, pattern)
-        if reason is None:
-            return backend
-        reasons[candidate] = reason
-    raise NotImplementedError(_refusal(library, reasons))
+    for candidate in BACKENDS[library] if name is None else (name,):
+        reasons[candidate] = refusal(candidate, library, q, k, v, pattern)
+        if reasons[candidate] is None:
+            return named(candidate)
+    raise NotImplementedError(_no_backend(library, reasons))
 
 
-def refusals(library, q, k, v, pattern) -> dict[str, str]:
-    """The reason of every backend that cannot run this call."""
-    reasons = {name: _refuses(named(name), library) or named(name).why_not(q, k, v, pattern) for name in KNOWN}
-    return {name: reason for name, reason in reasons.items() if reason is not None}
+def refusal(name, library, q, k, v, pattern) -> str | None:
+    """None where backend `name` can run this call, else the reason and the cure."""
+    backend = named(name)
+    if name not in BACKENDS[library] + BY_NAME:
+        return f"it does not take {LIBRARIES[library]} arrays; move q, k and v to the library it runs on"
+    return backend.why_not(q, k, v, pattern)
 
 
 def named(name):
@@ -82,14 +81,7 @@ def _record(name):
     return Backend(name, not reason, reason or None, cure or None, name in BY_NAME)
 
 
-def _refuses(backend, library):
-    """Why a backend does not take the arrays of a library; None where it does."""
-    if backend.NAME in BACKENDS[library] + BY_NAME:
-        return None
-    return f"it does not take {LIBRARIES[library]} arrays; move q, k and v to the library it runs on"
-
-
-def _refusal(library, reasons):
+def _no_backend(library, reasons):
     if not reasons:
         return (f"no {LIBRARIES[library]} backend is installed in this version; move q, k and v to NumPy, or ask for "
                 f"backend='reference', which is dense")

@@ -106,8 +106,8 @@ def global_tokens(n_tokens, positions):
 def padding(valid, query_valid=None, n_queries=None):
     """`query_valid` of None: queries are the last `n_queries` keys."""
     valid = np.atleast_2d(valid)
-    if query_valid is None:
-        query_valid = np.ones((1, n_queries), bool) if n_queries is not None else valid
+    n_queries = valid.shape[1] if n_queries is None else n_queries
+    query_valid = valid[:, valid.shape[1] - n_queries:] if query_valid is None else query_valid
     return np.atleast_2d(query_valid)[:, None, :, None] & valid[:, None, None, :]
 
 

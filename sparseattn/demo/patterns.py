@@ -6,7 +6,7 @@ import numpy as np
 
 import sparseattn as sa
 
-CHUNK = 256  # queries scored at once by the chooser
+CHUNK = 1024  # queries scored at once; small products would wait for BLAS threads on a busy machine
 
 
 def by_position(n_tokens, n_heads):
@@ -42,7 +42,7 @@ def first(n_tokens, count):
 
 
 def near_and_chosen(q, k, *, block_size, n_blocks, size=64, n_first=4):
-    """A window, the first keys and, for each query and head, the best `n_blocks` blocks that begin before the window."""
+    """A window, the first keys and, for each query and head, the best `n_blocks` blocks that begin before it."""
     n_tokens = k.shape[1]
     layout = choose_blocks(q, k, block_size=block_size, n_blocks=n_blocks, behind=size)
     chosen = sa.Pattern.from_blocks(layout, block_size=(1, block_size), shape=(n_tokens, n_tokens))
@@ -70,7 +70,7 @@ def choose_blocks(q, k, *, block_size, n_blocks, behind):
         part = q[:, q_pos]
         signed = np.concatenate((np.maximum(part, 0), np.minimum(part, 0)), axis=-1)
         score = signed @ boxes[:, : eligible.shape[1]].transpose(0, 2, 1)
-        score[:, ~eligible] = -np.inf
+        np.copyto(score, -np.inf, where=~eligible)
         kept = layout[:, begin : begin + len(q_pos), : eligible.shape[1]]
         if eligible.shape[1] > n_blocks:
             best = np.argpartition(score, -n_blocks, axis=-1)[..., -n_blocks:]

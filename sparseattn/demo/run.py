@@ -40,10 +40,10 @@ def run(chosen_texts, sizes, *, out, threads=None):
     """Read the texts through every pattern, run the long sequences, print the tables and write the picture."""
     console = Console()
     columns = TextColumn("{task.description:<40}"), BarColumn(), TimeElapsedColumn()
-    with sa.threads(threads) if threads else nullcontext():
-        with Progress(*columns, console=console, transient=True) as progress:
-            rows, shown = read_texts(chosen_texts, progress)
-            runs = run_long(sizes.long, progress)
+    progress = Progress(*columns, console=console, transient=True)
+    with sa.threads(threads) if threads else nullcontext(), progress:
+        rows, shown = read_texts(chosen_texts, progress)
+        runs = run_long(sizes.long, progress)
     console.print(report.model_table(rows, chosen_texts))
     console.print(report.verdict(rows, chosen_texts), "\n")
     console.print(report.long_table(runs))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sparseattn.xp import compute_dtype, namespace
 
 NAME = "reference"
@@ -10,6 +12,25 @@ NAME = "reference"
 def why_not(q, k, v, pattern) -> str | None:
     """None: it takes any call on any machine."""
     return None
+
+
+class Estimate(NamedTuple):
+    """The cost of a dense call: it has no parts, and no model of time."""
+
+    parts: tuple
+    flops: int
+    bytes: int
+    n_threads: int | None
+    seconds: float | None
+
+
+def estimate(q, k, v, pattern, *, backward=False) -> Estimate:
+    """FLOPs of all pairs, and bytes of inputs and results."""
+    pairs, v_dim = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2], v.shape[3]
+    out_bytes = q.shape[0] * q.shape[1] * q.shape[2] * (v_dim * q.itemsize + compute_dtype(q.dtype).itemsize)
+    moved = (q.nbytes + k.nbytes + v.nbytes + out_bytes) * (2 if backward else 1)
+    flops = 2 * pairs * (3 * q.shape[3] + 2 * v_dim if backward else q.shape[3] + v_dim)
+    return Estimate((), flops, moved, None, None)
 
 
 def prepare(pattern, backward=True):

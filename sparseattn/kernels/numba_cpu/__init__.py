@@ -1,11 +1,13 @@
 """The CPU backend: kernels in vector IR through Numba, on threads of its own. Needs no compiler and no GPU.
 
-`launch` and the kernels import Numba, so they are imported on first use: `import sparseattn` does not wait for it.
+Everything that imports Numba is imported on first use: `import sparseattn` does not wait for it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+
+from sparseattn.kernels.numba_cpu import layout
 
 NAME = "numba_cpu"
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -22,13 +24,44 @@ def why_not(q, k, v, pattern) -> str | None:
 
 def forward(q, k, v, pattern, *, scale, out=None):
     """out (batch, n_heads, n_queries, v_dim) and lse (batch, n_heads, n_queries) of a checked call."""
-    from sparseattn.kernels.numba_cpu import launch
+    from sparseattn.kernels.numba_cpu import launch_forward
 
-    return launch.forward(q, k, v, pattern, scale, out)
+    return launch_forward.forward(q, k, v, pattern, scale, out)
 
 
 def backward(dout, q, k, v, out, lse, pattern, *, scale, dlse=None):
     """dq, dk, dv of a checked call, each like its input."""
-    from sparseattn.kernels.numba_cpu import launch
+    from sparseattn.kernels.numba_cpu import launch_backward
 
-    return launch.backward(dout, q, k, v, out, lse, pattern, scale, dlse)
+    return launch_backward.backward(dout, q, k, v, out, lse, pattern, scale, dlse)
+
+
+def estimate(q, k, v, pattern, *, backward=False):
+    """An `Estimate` of a checked call: kernels, blocks, pairs, FLOPs, bytes, predicted seconds."""
+    from sparseattn.kernels.numba_cpu import arrays, cost
+
+    return cost.estimate(q, k, v, pattern, arrays.lanes_of(arrays.computing(q.dtype)), backward)
+
+
+def prepare(pattern, backward=True):
+    """Make ahead what the kernels read of a pattern, so that a timed call meets no first use. No compilation: see `warm`."""
+    parts = [layout.single_rows(part) for part in pattern.tiles()]
+    parts += [layout.transposed(part) for part in parts] if backward else []
+    for part in parts:
+        layout.flat(part)
+        layout.row_costs(part)
+
+
+def warm(dtypes=("float32",), head_dims=(64,)):
+    """Compile ahead all kernels for these dtypes; later processes find them in Numba's disk cache.
+
+    Parameters
+    ----------
+    dtypes : iterable of str or dtype
+        Any of float32, float64, float16, bfloat16.
+    head_dims : iterable of int
+        Sizes to run once. One compilation serves them all.
+    """
+    from sparseattn.kernels.numba_cpu import warming
+
+    warming.run_all(dtypes, head_dims)

@@ -22,6 +22,8 @@ _KINDS = {
     "scratch": lambda stored: types.Array(computed(stored), 1, "C"),
     "int32": lambda stored: types.Array(types.int32, 1, "C", readonly=True),
     "int64": lambda stored: types.Array(types.int64, 1, "C", readonly=True),
+    "table": lambda stored: types.Array(types.int64, 2, "C", readonly=True),
+    "places": lambda stored: types.Array(types.int64, 3, "C", readonly=True),
     "bits": lambda stored: types.Array(types.uint16, 1, "C", readonly=True),
     "tokens": lambda stored: types.Array(types.int32, 1, "C"),
     "counters": lambda stored: types.Array(types.int64, 1, "C"),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from sparseattn.index_ops.counting import count_pairs
 from sparseattn.kernels.numba_cpu import layout
 from sparseattn.kernels.numba_cpu.threads import n_threads
@@ -58,7 +56,7 @@ def pair_seconds(part, qk_dim, v_dim, itemsize, lanes, backward):
     return 1e-9 * nanoseconds * (max(itemsize, 4) / 4 if rows else WIDEST / lanes)
 
 
-def seconds(q, v, pattern, backward, lanes):
+def seconds(q, v, pattern, lanes, backward):
     """Predicted seconds of a call on one thread."""
     return sum(part.n_blocks * part.block_size[0] * part.block_size[1] * copies(part, pattern, q.shape[0], q.shape[1])
                * pair_seconds(part, q.shape[3], v.shape[3], q.itemsize, lanes, backward) for part in pattern.tiles())
@@ -78,7 +76,6 @@ def _estimate(part, q, k, v, pattern, lanes, backward):
     times = copies(part, pattern, batch, n_heads)
     per_block = part.block_size[0] * part.block_size[1]
     stored = round(part.n_blocks * per_block * times)
-    own_batch, own_heads = part.lead
     kept = count_pairs(part, pattern.batch, pattern.n_heads) * batch * n_heads // (pattern.batch * pattern.n_heads)
     dims = q.shape[3] + v.shape[3]
     # forward: two products; backward: three along the keys' head_dim and two along the values'

@@ -20,6 +20,7 @@ ITEMS = 1024  # neighbouring rows are one work item up to this share of all
 LEAST = 2048  # ... and at least up to these pairs
 CHUNKS = 64  # owners of dq over all heads, if each gets
 CHUNK_PAIRS = 1 << 19  # ... at least these pairs
+FEW = 8  # chunks whatever they touch; more only while all together touch each query FEW / 2 times
 PIECE = 1 << 24  # bits of masks unpacked at a time
 NONE = np.empty(0, np.int32)
 
@@ -183,7 +184,7 @@ def _work(costs, copies, block_q):
     items = np.stack([first[item], stop[item], segment, copies_of[item], base], axis=1)
     ends = np.concatenate([[0], np.cumsum(costs)])
     longest = np.argsort(-(ends[items[:, 1]] - ends[items[:, 0]]) / items[:, 3], kind="stable")
-    return Work(np.ascontiguousarray(items[longest], np.int64).reshape(-1), int(segments.sum()))
+    return Work(np.ascontiguousarray(items[longest], np.int64), int(segments.sum()))
 
 
 def chunks(part: BlockCSR, copies: int, one_owner: bool) -> Chunks:
@@ -194,18 +195,28 @@ def chunks(part: BlockCSR, copies: int, one_owner: bool) -> Chunks:
 def _chunks(part, copies, one_owner):
     costs, (block_k, block_q) = row_costs(part), part.block_size
     n_chunks = int(max(1, min(CHUNKS // max(copies, 1), int(costs.sum()) * block_k // CHUNK_PAIRS)))
+    while True:
+        columns, chunk = _columns(costs, n_chunks)
+        dq_rows, touched, blocks = _touched(part, columns, chunk, n_chunks)
+        if n_chunks <= FEW or blocks.size <= FEW // 2 * -(-part.n_k_slots // block_q):
+            break
+        n_chunks //= 2  # chunks that all touch most queries would need much memory
+    ptr = np.searchsorted(chunk, np.arange(n_chunks + 1))
+    dq = _sums(part.k_order, part.n_k_slots, part.shape[1], blocks, block_q)
+    direct = one_owner and len(columns) == costs.size and not (part.q_order is not None and part.q_order.repeats)
+    dk = None if direct else _sums(part.q_order, part.n_q_slots, part.shape[0], columns[:, 0], block_k)
+    return Chunks(np.ascontiguousarray(columns, np.int64), ptr, dq_rows, touched, dq, dk)
+
+
+def _columns(costs, n_chunks):
+    """(column, segment, segments of the column) in order, long ones cut, and the chunk of each: equal shares of the cost."""
     n_segments = -(-costs // max(SEGMENT, int(costs.sum()) // n_chunks))
     column = np.repeat(np.arange(costs.size), n_segments)
     segment = np.arange(column.size) - (np.cumsum(n_segments) - n_segments)[column]
     columns = np.stack([column, segment, n_segments[column]], axis=1)
     share = (costs / n_segments)[column]
     chunk = np.minimum((np.cumsum(share) - share) * n_chunks // max(share.sum(), 1), n_chunks - 1).astype(np.int64)
-    ptr = np.searchsorted(chunk, np.arange(n_chunks + 1))
-    dq_rows, touched, blocks = _touched(part, columns, chunk, n_chunks)
-    dq = _sums(part.k_order, part.n_k_slots, part.shape[1], blocks, block_q)
-    direct = one_owner and column.size == costs.size and not (part.q_order is not None and part.q_order.repeats)
-    dk = None if direct else _sums(part.q_order, part.n_q_slots, part.shape[0], column, block_k)
-    return Chunks(columns.reshape(-1), ptr, dq_rows, touched, dq, dk)
+    return columns, chunk
 
 
 def _touched(part, columns, chunk, n_chunks):

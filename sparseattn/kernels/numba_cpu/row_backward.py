@@ -47,7 +47,7 @@ def spread_rows(dq, pad, rows, weights, n, row):
 
 
 @kernel(dout="stored", q="stored", k="stored", v="stored", indptr="int64", indices="int32", k_order="int32", q_order="int32",
-        n_q_slots="int", heads="int32", places="int64", bundles="int64", columns="int64", chunks="int64", dq_rows="int32",
+        n_q_slots="int", heads="int32", places="places", bundles="int64", columns="table", chunks="int64", dq_rows="int32",
         touched="int64", folds="bool", adds="bool", scale="float", lse="stats", delta="stats", dq="scratch", dk="computed",
         dv="computed", counters="counters", scratch="scratch", tokens="tokens")
 def row_backward(dout, q, k, v, indptr, indices, k_order, q_order, n_q_slots, heads, places, bundles, columns, chunks, dq_rows,
@@ -85,22 +85,21 @@ def row_backward(dout, q, k, v, indptr, indices, k_order, q_order, n_q_slots, he
             begin = (b * n_heads + h) * touched[n_chunks] + touched[chunk]
             fill(shift(data(dq), begin * qk_pad), (touched[chunk + 1] - touched[chunk]) * qk_pad, 0)
         for number in range(chunks[chunk], chunks[chunk + 1]):
-            col, segment, segments = columns[3 * number], columns[3 * number + 1], columns[3 * number + 2]
-            key[0] = k_list[places[3 * (b * n_heads + bundles[bundle]) + 1] + col] if k_listed else col
+            col, segment, segments = columns[number, 0], columns[number, 1], columns[number, 2]
+            key[0] = k_list[places[b, bundles[bundle], 1] + col] if k_listed else col
             fill(dk_row, qk_pad + v_pad, 0)
             loaded = False  # a key that nobody attends is never read
             for h in range(bundles[bundle], bundles[bundle + 1]):
-                place = b * n_heads + h
                 q_here = shift(data(q), (b * q.strides[0] + heads[h] * q.strides[1]) // q.itemsize)
                 do_here = shift(data(dout), (b * dout.strides[0] + heads[h] * dout.strides[1]) // dout.itemsize)
                 lse_here = shift(data(lse), (b * lse.strides[0] + heads[h] * lse.strides[1]) // lse.itemsize)
                 delta_here = shift(data(delta), (b * delta.strides[0] + heads[h] * delta.strides[1]) // delta.itemsize)
-                begin = indptr[places[3 * place] + col]
-                length = indptr[places[3 * place] + col + 1] - begin
+                begin = indptr[places[b, h, 0] + col]
+                length = indptr[places[b, h, 0] + col + 1] - begin
                 slot, stop = begin + length * segment // segments, begin + length * (segment + 1) // segments
                 while slot < stop and key[0] >= 0:
                     n, slot = next_queries(queries, rows, slot, stop, stored, data(dq_rows), n_q_slots,
-                                           shift(q_list, places[3 * place + 2]), q_listed)
+                                           shift(q_list, places[b, h, 2]), q_listed)
                     if n == 0:
                         continue
                     if not loaded:
@@ -117,7 +116,7 @@ def row_backward(dout, q, k, v, indptr, indices, k_order, q_order, n_q_slots, he
                     pair_gradients(s, dp, lse2, means, pad, scale)
                     weighted_rows(dk_row, qk_pad, dp, STEP, q_here, q_stride, queries, n, qk_pad, 1)
                     weighted_rows(dv_row, v_pad, s, STEP, do_here, do_stride, queries, n, v_pad, 1)
-                    spread_rows(shift(data(dq), place * touched[n_chunks] * qk_pad), qk_pad, rows, dp, n, k_row)
+                    spread_rows(shift(data(dq), (b * n_heads + h) * touched[n_chunks] * qk_pad), qk_pad, rows, dp, n, k_row)
             if folds:
                 key[0] = number
             write_rows(dk_here, dk.strides[2] // dk.itemsize, key, dk_row, qk_pad, 1, qk_dim, adds)

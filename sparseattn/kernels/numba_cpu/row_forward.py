@@ -117,7 +117,7 @@ def merge_row(m, l, g, acc, other_m, other_l, other_acc, dim):
 
 
 @kernel(q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits", q_order="int32",
-        k_order="int32", n_k_slots="int", heads="int32", places="int64", bundles="int64", work="int64", block_k="int",
+        k_order="int32", n_k_slots="int", heads="int32", places="places", bundles="int64", work="table", block_k="int",
         resumes="bool", keeps="bool", scale="float", out="stored out", carry="computed", lse="stats", segments="scratch",
         counters="counters", scratch="scratch", tokens="tokens")
 def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k_slots, heads, places, bundles, work, block_k,
@@ -130,7 +130,7 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
     k_stride, v_stride = k.strides[2] // k.itemsize, v.strides[2] // v.itemsize
     q_list, k_list, stored, ids, bits = data(q_order), data(k_order), data(indices), data(mask_ids), data(masks)
     q_listed, k_listed, masked = q_order.size > 0, k_order.size > 0, mask_ids.size > 0
-    n_items, n_bundles = work.size // 5, bundles.size - 1
+    n_items, n_bundles = work.shape[0], bundles.size - 1
     base = data(scratch)
     lanes = lanes_of(base)
     qk_pad, v_pad = padded(qk_dim, lanes), padded(v_dim, lanes)
@@ -142,7 +142,7 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
         item = fetch_add(data(counters), 1)
         if item >= q.shape[0] * n_bundles * n_items:
             return
-        rank, at = item // n_items, item % n_items * 5
+        rank, item = item // n_items, item % n_items
         b, bundle = rank // n_bundles, rank % n_bundles
         first = bundles[bundle]
         size = bundles[bundle + 1] - first
@@ -150,14 +150,14 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
         kv_head = heads[first] * n_kv_heads // q.shape[1]
         k_here = shift(data(k), (b * k.strides[0] + kv_head * k.strides[1]) // k.itemsize)
         v_here = shift(data(v), (b * v.strides[0] + kv_head * v.strides[1]) // v.itemsize)
-        order = shift(k_list, places[3 * place + 2])
+        order = shift(k_list, places[b, first, 2])
         m, l = base, shift(base, size)
         acc = shift(base, 2 * size)
         q_rows = shift(acc, size * v_pad)
         s = shift(q_rows, size * qk_pad)
-        segment, row_segments = work[at + 2], work[at + 3]
-        for row in range(work[at], work[at + 1]):
-            query = q_list[places[3 * place + 1] + row] if q_listed else row
+        segment, row_segments = work[item, 2], work[item, 3]
+        for row in range(work[item, 0], work[item, 1]):
+            query = q_list[places[b, first, 1] + row] if q_listed else row
             if query < 0:
                 continue
             keys[0] = query
@@ -166,8 +166,8 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
                 load_rows(shift(q_rows, g * qk_pad), qk_pad, here, q.strides[2] // q.itemsize, keys, 1, qk_dim, scale * LOG2E)
                 m[g], l[g] = -np.inf, 0
             fill(acc, size * v_pad, 0)
-            begin = indptr[places[3 * place] + row]
-            length = indptr[places[3 * place] + row + 1] - begin
+            begin = indptr[places[b, first, 0] + row]
+            length = indptr[places[b, first, 0] + row + 1] - begin
             slot, stop = begin + length * segment // row_segments, begin + length * (segment + 1) // row_segments
             offset = 0
             while slot < stop:
@@ -192,11 +192,11 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
             if row_segments > 1:
                 # the states of a bundle's heads lie behind each other: m, l, acc
                 part = (v_pad + 2) * size
-                start = (place * n_segments + work[at + 4] * size) * (v_pad + 2)
+                start = (place * n_segments + work[item, 4] * size) * (v_pad + 2)
                 mine = shift(data(segments), start + segment * part)
                 for i in range(part):
                     mine[i] = m[i]
-                if fetch_add(shift(data(counters), 1 + place * n_segments + work[at + 4]), 1) < row_segments - 1:
+                if fetch_add(shift(data(counters), 1 + place * n_segments + work[item, 4]), 1) < row_segments - 1:
                     continue
                 for g in range(size):
                     m[g], l[g] = -np.inf, 0

@@ -297,25 +297,27 @@ _EXP2 = {
 
 @intrinsic
 def exp2(typingctx, x):
-    """2**x for x <= 1; exactly 0 below the smallest normal exponent, -inf included; NaN passes."""
+    """2**x for x <= 1; exactly 0 from one below the smallest normal exponent on, -inf included; NaN passes.
+
+    Adding 1.5 * 2**mantissa rounds to an integer that then stands in the low bits, where the exponent is taken from. At the
+    lower end 1.0 with that exponent taken off is the bit pattern of 0, so nothing has to be selected.
+    """
 
     def codegen(context, builder, sig, args):
         bits, lanes = x.dtype.bitwidth, x.lanes
         kind = args[0].type
         integer = ir.VectorType(ir.IntType(bits), lanes)
         mantissa, bias = (23, 127) if bits == 32 else (52, 1023)
-        lowest = constant(kind, float(1 - bias))
-        tiny = builder.fcmp_ordered("<", args[0], lowest)
-        clamped = builder.select(tiny, lowest, args[0])
-        whole = call(builder, "rint", clamped)
-        rest = builder.fsub(clamped, whole)
+        lowest, rounder = constant(kind, -float(bias)), constant(kind, 1.5 * 2**mantissa)
+        clamped = builder.select(builder.fcmp_ordered(">", lowest, args[0]), lowest, args[0])
+        shifted = builder.fadd(clamped, rounder)
+        rest = builder.fsub(clamped, builder.fsub(shifted, rounder))
         coefficients = _EXP2[bits]
         total = constant(kind, coefficients[-1])
         for c in reversed(coefficients[:-1]):
             total = call(builder, "fmuladd", total, rest, constant(kind, c))
-        power = builder.shl(builder.fptosi(whole, integer), constant(integer, mantissa))
-        scaled = builder.bitcast(builder.add(builder.bitcast(total, integer), power), kind)
-        return builder.select(tiny, constant(kind, 0.0), scaled)
+        power = builder.shl(builder.bitcast(shifted, integer), constant(integer, mantissa))
+        return builder.bitcast(builder.add(builder.bitcast(total, integer), power), kind)
 
     return x(x), codegen
 

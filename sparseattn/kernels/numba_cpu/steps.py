@@ -14,7 +14,8 @@ from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, exp2, fma, g
                                                put, shift, splat, store, sub, transpose, where_bits, where_equal)
 
 LN2, LOG2E = 0.6931471805599453, 1.4426950408889634
-GROUP = 128  # tokens that share one softmax step: a score tile of (128, 64) float32 is 32 KiB
+# tokens that share one softmax step: more amortise it, but two score tiles and what goes with them should stay in L2
+GROUP = 128 if MANY_REGISTERS else 64
 WORD = 16  # bits in a mask word, so never fewer than lanes
 
 
@@ -22,6 +23,12 @@ WORD = 16  # bits in a mask word, so never fewer than lanes
 def padded(n, lanes):
     """`n` rounded up to whole registers."""
     return (n + lanes - 1) // lanes * lanes
+
+
+@step
+def tile_stride(width, lanes):
+    """Numbers between rows of a tile: an odd number of registers, so that the rows of a strip of columns use all cache sets."""
+    return width + lanes if width // lanes % 2 == 0 else width
 
 
 @step
@@ -182,25 +189,25 @@ def transpose_tile(to, to_stride, source, stride, n_rows, n_cols):
 
 
 @step
-def apply_mask(s, width, masks, words, first, n_rows, value):
+def apply_mask(s, stride, width, masks, words, first, n_rows, value):
     """Entries whose bit is 0 become `value`. `masks` has a row of words per row of `s`, `first` is the first of them."""
     lanes = lanes_of(s)
     nothing = splat(s, value)
     for row in range(n_rows):
         for col in range(0, width, lanes):
             bits = masks[(first + row) * words + col // WORD] >> (col % WORD)
-            at = row * width + col
+            at = row * stride + col
             store(s, at, where_bits(bits, load(s, at), nothing))
 
 
 @step
-def apply_masks(s, width, slot, stop, indices, mask_ids, spans, masks, words, block, n_slots, value):
+def apply_masks(s, stride, width, slot, stop, indices, mask_ids, spans, masks, words, block, n_slots, value):
     """apply_mask for each masked block of a softmax step."""
     n = 0
     for i in range(slot, stop):
         low, high, _ = live_span(i, mask_ids, spans, True, indices[i], block, n_slots)
         if mask_ids[i] > 0:
-            apply_mask(shift(s, n * width), width, masks, words, mask_ids[i] * block + low, high - low, value)
+            apply_mask(shift(s, n * stride), stride, width, masks, words, mask_ids[i] * block + low, high - low, value)
         n += high - low
 
 
@@ -214,15 +221,15 @@ def fill(to, n, value):
 
 
 @step
-def mask_nobody(s, width, tokens, n):
+def mask_nobody(s, stride, tokens, n):
     """Whole rows of a slot where nobody sits become -inf."""
     for row in range(n):
         if tokens[row] < 0:
-            fill(shift(s, row * width), width, -np.inf)
+            fill(shift(s, row * stride), stride, -np.inf)
 
 
 @step
-def online_softmax(s, width, n_keys, m, l, alpha):
+def online_softmax(s, stride, width, n_keys, m, l, alpha):
     """s becomes p = 2**(s - m); m and l are brought up to date; alpha = 2**(old m - m). True if some alpha is not 1."""
     lanes = lanes_of(s)
     nothing, zero = splat(s, -np.inf), splat(s, 0)
@@ -231,26 +238,26 @@ def online_softmax(s, width, n_keys, m, l, alpha):
         top0, top1 = old, nothing
         key = 0
         while key + 2 <= n_keys:
-            top0 = maximum(load(s, key * width + col), top0)
-            top1 = maximum(load(s, (key + 1) * width + col), top1)
+            top0 = maximum(load(s, key * stride + col), top0)
+            top1 = maximum(load(s, (key + 1) * stride + col), top1)
             key += 2
         if key < n_keys:
-            top0 = maximum(load(s, key * width + col), top0)
+            top0 = maximum(load(s, key * stride + col), top0)
         top = maximum(top0, top1)
         # a slot with no key so far subtracts 0: 2**(-inf - 0) is 0 where 2**(-inf + inf) would be NaN
         base = where_equal(top, nothing, zero, top)
         sum0, sum1 = zero, zero
         key = 0
         while key + 2 <= n_keys:
-            p0 = exp2(sub(load(s, key * width + col), base))
-            p1 = exp2(sub(load(s, (key + 1) * width + col), base))
-            store(s, key * width + col, p0)
-            store(s, (key + 1) * width + col, p1)
+            p0 = exp2(sub(load(s, key * stride + col), base))
+            p1 = exp2(sub(load(s, (key + 1) * stride + col), base))
+            store(s, key * stride + col, p0)
+            store(s, (key + 1) * stride + col, p1)
             sum0, sum1 = add(sum0, p0), add(sum1, p1)
             key += 2
         if key < n_keys:
-            p0 = exp2(sub(load(s, key * width + col), base))
-            store(s, key * width + col, p0)
+            p0 = exp2(sub(load(s, key * stride + col), base))
+            store(s, key * stride + col, p0)
             sum0 = add(sum0, p0)
         shrink = exp2(sub(old, base))
         store(alpha, col, shrink)
@@ -263,17 +270,17 @@ def online_softmax(s, width, n_keys, m, l, alpha):
 
 
 @step
-def rescale(acc, width, v_dim, alpha):
+def rescale(acc, stride, width, v_dim, alpha):
     """acc[:, slot] *= alpha[slot]."""
     lanes = lanes_of(acc)
     for col in range(0, width, lanes):
         shrink = load(alpha, col)
         for d in range(v_dim):
-            store(acc, d * width + col, mul(load(acc, d * width + col), shrink))
+            store(acc, d * stride + col, mul(load(acc, d * stride + col), shrink))
 
 
 @step
-def merge_state(m, l, acc, other_m, other_l, other_acc, width, v_dim):
+def merge_state(m, l, acc, other_m, other_l, other_acc, stride, width, v_dim):
     """Add another softmax state over the same slots: acc and l are unnormalised sums relative to m."""
     lanes = lanes_of(acc)
     nothing, zero = splat(acc, -np.inf), splat(acc, 0)
@@ -285,7 +292,7 @@ def merge_state(m, l, acc, other_m, other_l, other_acc, width, v_dim):
         store(m, col, top)
         store(l, col, fma(load(l, col), a, mul(load(other_l, col), b)))
         for d in range(v_dim):
-            at = d * width + col
+            at = d * stride + col
             store(acc, at, fma(load(acc, at), a, mul(load(other_acc, at), b)))
 
 
@@ -311,15 +318,15 @@ def write_rows(to, stride, tokens, rows, row_stride, n_rows, dim, add_to):
 
 
 @step
-def probabilities(s, dp, width, n_rows, factor, lse2, delta, scale):
+def probabilities(s, dp, stride, width, n_rows, factor, lse2, delta, scale):
     """Backward: s becomes p = 2**(s * factor - lse2), dp becomes p * (dp - delta) * scale; statistics are one a row."""
     lanes = lanes_of(s)
     times, scales, zero = splat(s, factor), splat(s, scale), splat(s, 0)
     for row in range(n_rows):
-        minus, mean = splat(s, -lse2[row]), splat(s, delta[row])
+        minus, mean = splat(s, -lse2[row]), splat(s, -delta[row] * scale)
         for col in range(0, width, lanes):
-            at = row * width + col
+            at = row * stride + col
             # p is at most 1; where scores are huge, rounding of s * factor - lse2 must not say otherwise
             p = exp2(minimum(fma(load(s, at), times, minus), zero))
             store(s, at, p)
-            store(dp, at, mul(mul(p, sub(load(dp, at), mean)), scales))
+            store(dp, at, mul(p, fma(load(dp, at), scales, mean)))

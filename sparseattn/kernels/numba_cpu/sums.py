@@ -34,16 +34,16 @@ def row_dots(out, dout, delta, counters):
             delta[b, h, i] = total
 
 
-@kernel(buffer="scratch", row_stride="int", n_rows="int", ptr="int64", rows="int32", places="int64", targets="int64",
+@kernel(buffer="scratch", row_stride="int", n_rows="int", ptr="int64", rows="int32", starts="table", targets="table",
         to="computed", adds="bool", counters="counters")
-def sum_rows_of(buffer, row_stride, n_rows, ptr, rows, places, targets, to, adds, counters):
+def sum_rows_of(buffer, row_stride, n_rows, ptr, rows, starts, targets, to, adds, counters):
     """to[b, head, token] = (old if adds) + the sum of the token's rows in every source of the head, in their order.
 
-    buffer (batch, n_sources, n_rows, row_stride); places (batch, n_sources) where a source's lists begin in ptr; targets
+    buffer (batch, n_sources, n_rows, row_stride); starts (batch, n_sources) where a source's lists begin in ptr; targets
     (n, 3): head, first source, source after the last.
     """
-    n_tokens, dim, n_targets = to.shape[2], to.shape[3], targets.size // 3
-    n_sources = places.size // max(to.shape[0], 1)
+    n_tokens, dim, n_targets = to.shape[2], to.shape[3], targets.shape[0]
+    n_sources = starts.shape[1]
     n_pieces = (n_tokens + TOKENS - 1) // TOKENS
     lanes = lanes_of(data(buffer))
     stride = to.strides[2] // to.itemsize
@@ -52,12 +52,12 @@ def sum_rows_of(buffer, row_stride, n_rows, ptr, rows, places, targets, to, adds
         if item >= to.shape[0] * n_targets * n_pieces:
             return
         b, target, piece = item // n_pieces // n_targets, item // n_pieces % n_targets, item % n_pieces
-        here = shift(data(to), (b * to.strides[0] + targets[3 * target] * to.strides[1]) // to.itemsize)
+        here = shift(data(to), (b * to.strides[0] + targets[target, 0] * to.strides[1]) // to.itemsize)
         for token in range(piece * TOKENS, min((piece + 1) * TOKENS, n_tokens)):
             row = shift(here, token * stride)
             fresh = not adds
-            for source in range(targets[3 * target + 1], targets[3 * target + 2]):
-                at = places[b * n_sources + source] + token
+            for source in range(targets[target, 1], targets[target, 2]):
+                at = starts[b, source] + token
                 for i in range(ptr[at], ptr[at + 1]):
                     more = shift(data(buffer), ((b * n_sources + source) * n_rows + rows[i]) * row_stride)
                     d = 0

@@ -10,7 +10,7 @@ import numpy as np
 from sparseattn.kernels.numba_cpu.compile import kernel, step
 from sparseattn.kernels.numba_cpu.simd import as_computed, data, fetch_add, get, lanes_of, shift
 from sparseattn.kernels.numba_cpu.steps import (GROUP, LOG2E, WORD, apply_masks, collect, drop_dead, fill, live_span,
-                                                load_rows, matmul, padded, probabilities, run_tokens, tokens_of,
+                                                load_rows, matmul, padded, probabilities, run_tokens, tile_stride, tokens_of,
                                                 transpose_tile, valid_bits, write_rows)
 
 
@@ -43,13 +43,13 @@ def mark_alive(alive, slot, stop, indices, mask_ids, spans, masks, masked, words
 @step
 def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, delta, delta_stride, slot, stop, indices,
                mask_ids, spans, masks, masked, valid, careful, q_order, listed, gathers, n_slots, block_q, block_k, width,
-               scale, k_t, v_t, k_rows, dk_t, dv_t, dq, dq_rows, scratch, tokens):
+               stride, scale, k_t, v_t, k_rows, dk_t, dv_t, dq, dq_rows, scratch, tokens):
     """Add what the stored blocks of a column give to dk_t (qk_dim, width), dv_t (v_dim, width) and the dq buffer."""
     lanes = lanes_of(scratch)
     qk_pad, v_pad = padded(qk_dim, lanes), padded(v_dim, lanes)
     group, words = max(GROUP, block_q), (block_k + WORD - 1) // WORD
-    s, dp = scratch, shift(scratch, group * width)
-    q_rows = shift(dp, group * width)
+    s, dp = scratch, shift(scratch, group * stride)
+    q_rows = shift(dp, group * stride)
     do_rows = shift(q_rows, group * qk_pad)
     lse2 = shift(do_rows, group * v_pad)
     means = shift(lse2, group)
@@ -74,14 +74,14 @@ def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, del
             if not staged:
                 q_here, q_step = shift(as_computed(q), runs[3 * r] * q_stride), q_stride
                 do_here, do_step = shift(as_computed(dout), runs[3 * r] * do_stride), do_stride
-            matmul(shift(s, at * width), width, q_here, q_step, 1, k_t, width, size, width, qk_dim, False)
-            matmul(shift(dp, at * width), width, do_here, do_step, 1, v_t, width, size, width, v_dim, False)
+            matmul(shift(s, at * stride), stride, q_here, q_step, 1, k_t, stride, size, width, qk_dim, False)
+            matmul(shift(dp, at * stride), stride, do_here, do_step, 1, v_t, stride, size, width, v_dim, False)
             at += size
         if masked:
-            apply_masks(s, width, first, slot, indices, mask_ids, spans, masks, words, block_q, n_slots, -np.inf)
-        probabilities(s, dp, width, n, scale * LOG2E, lse2, means, scale)
+            apply_masks(s, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_q, n_slots, -np.inf)
+        probabilities(s, dp, stride, width, n, scale * LOG2E, lse2, means, scale)
         if masked:
-            apply_masks(dp, width, first, slot, indices, mask_ids, spans, masks, words, block_q, n_slots, 0.0)
+            apply_masks(dp, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_q, n_slots, 0.0)
         at = 0
         for r in range(1 if staged else n_runs):
             size = n if staged else runs[3 * r + 1]
@@ -89,21 +89,21 @@ def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, del
             if not staged:
                 q_here, q_step = shift(as_computed(q), runs[3 * r] * q_stride), q_stride
                 do_here, do_step = shift(as_computed(dout), runs[3 * r] * do_stride), do_stride
-            matmul(dv_t, width, do_here, 1, do_step, shift(s, at * width), width, v_dim, width, size, True)
-            matmul(dk_t, width, q_here, 1, q_step, shift(dp, at * width), width, qk_dim, width, size, True)
+            matmul(dv_t, stride, do_here, 1, do_step, shift(s, at * stride), stride, v_dim, width, size, True)
+            matmul(dk_t, stride, q_here, 1, q_step, shift(dp, at * stride), stride, qk_dim, width, size, True)
             at += size
         at = 0
         for r in range(n_runs):
             block = runs[3 * r + 2]
             row = dq_rows[block] * block_q + runs[3 * r] - indices[block] * block_q
-            matmul(shift(dq, row * qk_pad), qk_pad, shift(dp, at * width), width, 1, k_rows, qk_pad, runs[3 * r + 1], qk_pad,
+            matmul(shift(dq, row * qk_pad), qk_pad, shift(dp, at * stride), stride, 1, k_rows, qk_pad, runs[3 * r + 1], qk_pad,
                    min(block_k, width), True)
             at += runs[3 * r + 1]
 
 
 @kernel(dout="stored", q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits",
         spans="int32", k_order="int32", q_order="int32", n_k_slots="int", n_q_slots="int", heads="int32",
-        places="int64", bundles="int64", columns="int64", chunks="int64", dq_rows="int32", touched="int64", block_q="int",
+        places="places", bundles="int64", columns="table", chunks="int64", dq_rows="int32", touched="int64", block_q="int",
         block_k="int", width="int", gathers="bool", folds="bool", adds="bool", scale="float", lse="stats", delta="stats",
         dq="scratch", dk="computed", dv="computed", counters="counters", scratch="scratch", tokens="tokens")
 def tile_backward(dout, q, k, v, indptr, indices, mask_ids, masks, spans, k_order, q_order, n_k_slots, n_q_slots,
@@ -126,10 +126,11 @@ def tile_backward(dout, q, k, v, indptr, indices, mask_ids, masks, spans, k_orde
     base = data(scratch)
     lanes = lanes_of(base)
     qk_pad, v_pad = padded(qk_dim, lanes), padded(v_dim, lanes)
-    k_t, v_t = base, shift(base, qk_pad * width)
-    dk_t, dv_t = shift(v_t, v_pad * width), shift(v_t, (v_pad + qk_pad) * width)
-    k_rows = shift(dv_t, v_pad * width)
-    rest = shift(k_rows, qk_pad * width)
+    stride = tile_stride(width, lanes)
+    k_t, v_t = base, shift(base, qk_pad * stride)
+    dk_t, dv_t = shift(v_t, v_pad * stride), shift(v_t, (v_pad + qk_pad) * stride)
+    k_rows = shift(dv_t, v_pad * stride)
+    rest = shift(k_rows, qk_pad * stride)
     k_tokens, read, valid = data(tokens), shift(data(tokens), width), shift(data(tokens), 2 * width)
     alive, q_tokens = shift(valid, words), shift(valid, 2 * words)
     while True:
@@ -148,42 +149,40 @@ def tile_backward(dout, q, k, v, indptr, indices, mask_ids, masks, spans, k_orde
             begin = (b * n_heads + h) * touched[n_chunks] + touched[chunk]
             fill(shift(data(dq), begin * block_q * qk_pad), (touched[chunk + 1] - touched[chunk]) * block_q * qk_pad, 0)
         for number in range(chunks[chunk], chunks[chunk + 1]):
-            col, segment, segments = columns[3 * number], columns[3 * number + 1], columns[3 * number + 2]
-            place = b * n_heads + bundles[bundle]
-            tokens_of(k_tokens, shift(k_list, places[3 * place + 1]), k_listed, col * block_k, width,
+            col, segment, segments = columns[number, 0], columns[number, 1], columns[number, 2]
+            tokens_of(k_tokens, shift(k_list, places[b, bundles[bundle], 1]), k_listed, col * block_k, width,
                       min(n_k_slots, (col + 1) * block_k))
             careful = valid_bits(valid, k_tokens, words, min(block_k, width))
             for w in range(words):
                 alive[w] = 0
             for h in range(bundles[bundle], bundles[bundle + 1]):
-                line = places[3 * (b * n_heads + h)] + col
+                line = places[b, h, 0] + col
                 mark_alive(alive, indptr[line], indptr[line + 1], stored, ids, live, bits, masked, words, block_q, n_q_slots,
-                           shift(q_list, places[3 * (b * n_heads + h) + 2]), q_listed)
+                           shift(q_list, places[b, h, 2]), q_listed)
             for i in range(width):
                 dead = i >= block_k or (alive[i // WORD] >> (i % WORD)) & 1 == 0
                 read[i] = -1 if dead else k_tokens[i]
             load_rows(rest, v_pad, v_here, v_stride, read, width, v_dim, 1.0)
-            transpose_tile(v_t, width, rest, v_pad, width, v_pad)
+            transpose_tile(v_t, stride, rest, v_pad, width, v_pad)
             load_rows(k_rows, qk_pad, k_here, k_stride, read, width, qk_dim, 1.0)
-            transpose_tile(k_t, width, k_rows, qk_pad, width, qk_pad)
-            fill(dk_t, (qk_pad + v_pad) * width, 0)
+            transpose_tile(k_t, stride, k_rows, qk_pad, width, qk_pad)
+            fill(dk_t, (qk_pad + v_pad) * stride, 0)
             for h in range(bundles[bundle], bundles[bundle + 1]):
-                place = b * n_heads + h
-                begin = indptr[places[3 * place] + col]
-                length = indptr[places[3 * place] + col + 1] - begin
+                begin = indptr[places[b, h, 0] + col]
+                length = indptr[places[b, h, 0] + col + 1] - begin
                 add_blocks(shift(data(q), (b * q.strides[0] + heads[h] * q.strides[1]) // q.itemsize), q_stride, qk_dim,
                            shift(data(dout), (b * dout.strides[0] + heads[h] * dout.strides[1]) // dout.itemsize), do_stride,
                            v_dim, shift(data(lse), (b * lse.strides[0] + heads[h] * lse.strides[1]) // lse.itemsize),
                            lse_stride, shift(data(delta), (b * delta.strides[0] + heads[h] * delta.strides[1])
                                              // delta.itemsize), delta_stride,
                            begin + length * segment // segments, begin + length * (segment + 1) // segments, stored, ids,
-                           live, bits, masked, valid, careful, shift(q_list, places[3 * place + 2]), q_listed, gathers,
-                           n_q_slots, block_q, block_k, width, scale, k_t, v_t, k_rows, dk_t, dv_t,
-                           shift(data(dq), place * touched[n_chunks] * block_q * qk_pad), data(dq_rows), rest, q_tokens)
+                           live, bits, masked, valid, careful, shift(q_list, places[b, h, 2]), q_listed, gathers,
+                           n_q_slots, block_q, block_k, width, stride, scale, k_t, v_t, k_rows, dk_t, dv_t,
+                           shift(data(dq), (b * n_heads + h) * touched[n_chunks] * block_q * qk_pad), data(dq_rows), rest, q_tokens)
             if folds:
                 for i in range(min(block_k, width)):
                     k_tokens[i] = number * block_k + i
-            transpose_tile(rest, qk_pad, dk_t, width, qk_pad, width)
+            transpose_tile(rest, qk_pad, dk_t, stride, qk_pad, width)
             write_rows(dk_here, dk_stride, k_tokens, rest, qk_pad, min(block_k, width), qk_dim, adds)
-            transpose_tile(rest, v_pad, dv_t, width, v_pad, width)
+            transpose_tile(rest, v_pad, dv_t, stride, v_pad, width)
             write_rows(dv_here, dv_stride, k_tokens, rest, v_pad, min(block_k, width), v_dim, adds)

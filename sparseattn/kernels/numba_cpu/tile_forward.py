@@ -10,17 +10,17 @@ from sparseattn.kernels.numba_cpu.compile import kernel, step
 from sparseattn.kernels.numba_cpu.simd import as_computed, data, fetch_add, get, lanes_of, shift
 from sparseattn.kernels.numba_cpu.steps import (GROUP, LN2, LOG2E, WORD, apply_masks, collect, drop_dead, fill, load_rows,
                                                 mask_nobody, matmul, merge_state, online_softmax, padded, rescale,
-                                                run_tokens, tokens_of, transpose_tile, valid_bits, write_rows)
+                                                run_tokens, tile_stride, tokens_of, transpose_tile, valid_bits, write_rows)
 
 
 @step
 def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, mask_ids, spans, masks, masked, valid,
-                  careful, k_order, listed, gathers, n_slots, block_q, block_k, width, q_t, m, l, acc, scratch, tokens):
+                  careful, k_order, listed, gathers, n_slots, block_q, block_k, width, stride, q_t, m, l, acc, scratch, tokens):
     """Bring m, l (width,) and acc (v_dim, width) of a query tile q_t (qk_dim, width) up to date with stored blocks."""
     lanes = lanes_of(scratch)
     qk_pad, v_pad = padded(qk_dim, lanes), padded(v_dim, lanes)
     group, words = max(GROUP, block_k), (block_q + WORD - 1) // WORD
-    s, rows = scratch, shift(scratch, group * width)
+    s, rows = scratch, shift(scratch, group * stride)
     alpha = shift(rows, group * max(qk_pad, v_pad))
     runs = shift(tokens, group)
     while slot < stop:
@@ -32,35 +32,35 @@ def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, 
             if holes:
                 drop_dead(tokens, first, slot, indices, mask_ids, spans, masks, words, block_k, n_slots, valid)
             load_rows(rows, qk_pad, k, k_stride, tokens, n, qk_dim, 1.0)
-            matmul(s, width, rows, qk_pad, 1, q_t, width, n, width, qk_dim, False)
+            matmul(s, stride, rows, qk_pad, 1, q_t, stride, n, width, qk_dim, False)
         else:
             n = 0
             for r in range(n_runs):
-                matmul(shift(s, n * width), width, shift(as_computed(k), runs[3 * r] * k_stride), k_stride, 1, q_t, width,
+                matmul(shift(s, n * stride), stride, shift(as_computed(k), runs[3 * r] * k_stride), k_stride, 1, q_t, stride,
                        runs[3 * r + 1], width, qk_dim, False)
                 n += runs[3 * r + 1]
         if masked:
-            apply_masks(s, width, first, slot, indices, mask_ids, spans, masks, words, block_k, n_slots, -np.inf)
+            apply_masks(s, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_k, n_slots, -np.inf)
         if listed:
-            mask_nobody(s, width, tokens, n)
-        if online_softmax(s, width, n, m, l, alpha):
-            rescale(acc, width, v_dim, alpha)
+            mask_nobody(s, stride, tokens, n)
+        if online_softmax(s, stride, width, n, m, l, alpha):
+            rescale(acc, stride, width, v_dim, alpha)
         if gathers or holes:
             load_rows(rows, v_pad, v, v_stride, tokens, n, v_dim, 1.0)
-            matmul(acc, width, rows, 1, v_pad, s, width, v_dim, width, n, True)
+            matmul(acc, stride, rows, 1, v_pad, s, stride, v_dim, width, n, True)
         else:
             n = 0
             for r in range(n_runs):
-                matmul(acc, width, shift(as_computed(v), runs[3 * r] * v_stride), 1, v_stride, shift(s, n * width), width,
+                matmul(acc, stride, shift(as_computed(v), runs[3 * r] * v_stride), 1, v_stride, shift(s, n * stride), stride,
                        v_dim, width, runs[3 * r + 1], True)
                 n += runs[3 * r + 1]
 
 
 @step
-def take_result(m, l, acc, out, stride, lse, lse_stride, tokens, width, v_dim, v_pad, rows):
+def take_result(m, l, acc, out, out_stride, lse, lse_stride, tokens, stride, width, v_dim, v_pad, rows):
     """The softmax state that earlier parts left: m = lse in base 2, l = 1, acc = out; l = 0 where they met no key."""
-    load_rows(rows, v_pad, out, stride, tokens, width, v_dim, 1.0)
-    transpose_tile(acc, width, rows, v_pad, width, v_pad)
+    load_rows(rows, v_pad, out, out_stride, tokens, width, v_dim, 1.0)
+    transpose_tile(acc, stride, rows, v_pad, width, v_pad)
     for i in range(width):
         m[i], l[i] = -np.inf, 0
         if tokens[i] >= 0 and get(lse, tokens[i] * lse_stride) != -np.inf:
@@ -68,23 +68,23 @@ def take_result(m, l, acc, out, stride, lse, lse_stride, tokens, width, v_dim, v
 
 
 @step
-def write_result(m, l, acc, out, stride, carry, carry_stride, keeps, lse, lse_stride, tokens, width, v_dim, v_pad, rows,
-                 inverse):
+def write_result(m, l, acc, out, out_stride, carry, carry_stride, keeps, lse, lse_stride, tokens, stride, width, v_dim, v_pad,
+                 rows, inverse):
     """out = acc / l, also unrounded in `carry` if a later part goes on from it, and lse."""
     for i in range(width):
         inverse[i] = 1 / l[i] if l[i] != 0 else 0  # only a row without keys has l = 0; NaN must pass
         if tokens[i] >= 0:
             lse[tokens[i] * lse_stride] = (m[i] + np.log2(l[i])) * LN2 if l[i] != 0 else -np.inf
-    rescale(acc, width, v_dim, inverse)
-    transpose_tile(rows, v_pad, acc, width, v_pad, width)
-    write_rows(out, stride, tokens, rows, v_pad, width, v_dim, False)
+    rescale(acc, stride, width, v_dim, inverse)
+    transpose_tile(rows, v_pad, acc, stride, v_pad, width)
+    write_rows(out, out_stride, tokens, rows, v_pad, width, v_dim, False)
     if keeps:
         write_rows(carry, carry_stride, tokens, rows, v_pad, width, v_dim, False)
 
 
 @kernel(q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits", spans="int32",
-        q_order="int32", k_order="int32", n_q_slots="int", n_k_slots="int", heads="int32", places="int64",
-        work="int64", block_q="int", block_k="int", width="int", gathers="bool", resumes="bool", keeps="bool",
+        q_order="int32", k_order="int32", n_q_slots="int", n_k_slots="int", heads="int32", places="places",
+        work="table", block_q="int", block_k="int", width="int", gathers="bool", resumes="bool", keeps="bool",
         scale="float", out="stored out", carry="computed", lse="stats", segments="scratch", counters="counters",
         scratch="scratch", tokens="tokens")
 def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_order, n_q_slots, n_k_slots, heads,
@@ -102,24 +102,27 @@ def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_or
     q_list, k_list, stored, ids, live, bits = (
         data(q_order), data(k_order), data(indices), data(mask_ids), data(spans), data(masks))
     q_listed, k_listed, masked = q_order.size > 0, k_order.size > 0, mask_ids.size > 0
-    n_items = work.size // 5
-    n_segments = segments.size // max((v_dim + 2) * width * q.shape[0] * n_heads, 1)
+    n_items = work.shape[0]
 
     base = data(scratch)
     lanes = lanes_of(base)
     qk_pad, v_pad = padded(qk_dim, lanes), padded(v_dim, lanes)
-    q_t, m = base, shift(base, qk_pad * width)
-    l, acc = shift(m, width), shift(m, 2 * width)
-    other = shift(acc, v_pad * width)  # a second state, then what attend_blocks and the writing of rows need
-    rest = shift(other, (v_pad + 2) * width)
+    stride = tile_stride(width, lanes)
+    size = (v_dim + 2) * stride  # of a softmax state: m, l, acc
+    n_segments = segments.size // max(size * q.shape[0] * n_heads, 1)
+    q_t, m = base, shift(base, qk_pad * stride)
+    l, acc = shift(m, stride), shift(m, 2 * stride)
+    other = shift(acc, v_pad * stride)  # a second state, then what attend_blocks and the writing of rows need
+    rest = shift(other, (v_pad + 2) * stride)
     q_tokens, valid = data(tokens), shift(data(tokens), width)
     k_tokens = shift(valid, (block_q + WORD - 1) // WORD)
     while True:
         item = fetch_add(data(counters), 1)
         if item >= q.shape[0] * n_heads * n_items:
             return
-        place, at = item // n_items, item % n_items * 5
-        b, head = place // n_heads, heads[place % n_heads]
+        place, item = item // n_items, item % n_items
+        b, h = place // n_heads, place % n_heads
+        head = heads[h]
         kv_head = head * n_kv_heads // q.shape[1]
         q_here = shift(data(q), (b * q.strides[0] + head * q.strides[1]) // q.itemsize)
         k_here = shift(data(k), (b * k.strides[0] + kv_head * k.strides[1]) // k.itemsize)
@@ -127,38 +130,37 @@ def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_or
         out_here = shift(data(out), (b * out.strides[0] + head * out.strides[1]) // out.itemsize)
         carry_here = shift(data(carry), (b * carry.strides[0] + head * carry.strides[1]) // carry.itemsize)
         lse_here = shift(data(lse), (b * lse.strides[0] + head * lse.strides[1]) // lse.itemsize)
-        segment, row_segments = work[at + 2], work[at + 3]
-        for row in range(work[at], work[at + 1]):
-            tokens_of(q_tokens, shift(q_list, places[3 * place + 1]), q_listed, row * block_q, width,
+        segment, row_segments = work[item, 2], work[item, 3]
+        for row in range(work[item, 0], work[item, 1]):
+            tokens_of(q_tokens, shift(q_list, places[b, h, 1]), q_listed, row * block_q, width,
                       min(n_q_slots, (row + 1) * block_q))
             careful = valid_bits(valid, q_tokens, (block_q + WORD - 1) // WORD, min(block_q, width))
             load_rows(rest, qk_pad, q_here, q_stride, q_tokens, width, qk_dim, scale * LOG2E)
-            transpose_tile(q_t, width, rest, qk_pad, width, qk_pad)
-            fill(m, width, -np.inf)
-            fill(l, (v_pad + 1) * width, 0)
-            begin = indptr[places[3 * place] + row]
-            length = indptr[places[3 * place] + row + 1] - begin
+            transpose_tile(q_t, stride, rest, qk_pad, width, qk_pad)
+            fill(m, stride, -np.inf)
+            fill(l, (v_pad + 1) * stride, 0)
+            begin = indptr[places[b, h, 0] + row]
+            length = indptr[places[b, h, 0] + row + 1] - begin
             attend_blocks(k_here, k_stride, qk_dim, v_here, v_stride, v_dim, begin + length * segment // row_segments,
                           begin + length * (segment + 1) // row_segments, stored, ids, live, bits, masked, valid, careful,
-                          shift(k_list, places[3 * place + 2]), k_listed, gathers, n_k_slots, block_q, block_k, width,
-                          q_t, m, l, acc, rest, k_tokens)
+                          shift(k_list, places[b, h, 2]), k_listed, gathers, n_k_slots, block_q, block_k, width,
+                          stride, q_t, m, l, acc, rest, k_tokens)
             if row_segments > 1:
-                size = (v_dim + 2) * width
-                first = place * n_segments + work[at + 4]
+                first = place * n_segments + work[item, 4]
                 mine = shift(data(segments), (first + segment) * size)
                 for i in range(size):
                     mine[i] = m[i]
                 if fetch_add(shift(data(counters), 1 + first), 1) < row_segments - 1:
                     continue
-                fill(m, width, -np.inf)
-                fill(l, (v_pad + 1) * width, 0)
+                fill(m, stride, -np.inf)
+                fill(l, (v_pad + 1) * stride, 0)
                 for i in range(row_segments):
                     theirs = shift(data(segments), (first + i) * size)
-                    merge_state(m, l, acc, theirs, shift(theirs, width), shift(theirs, 2 * width), width, v_dim)
+                    merge_state(m, l, acc, theirs, shift(theirs, stride), shift(theirs, 2 * stride), stride, width, v_dim)
             if resumes:
-                theirs = shift(other, 2 * width)
-                take_result(other, shift(other, width), theirs, carry_here, carry_stride, lse_here, lse_stride, q_tokens,
-                            width, v_dim, v_pad, rest)
-                merge_state(m, l, acc, other, shift(other, width), theirs, width, v_dim)
+                theirs = shift(other, 2 * stride)
+                take_result(other, shift(other, stride), theirs, carry_here, carry_stride, lse_here, lse_stride, q_tokens,
+                            stride, width, v_dim, v_pad, rest)
+                merge_state(m, l, acc, other, shift(other, stride), theirs, stride, width, v_dim)
             write_result(m, l, acc, out_here, out_stride, carry_here, carry_stride, keeps, lse_here, lse_stride, q_tokens,
-                         width, v_dim, v_pad, rest, other)
+                         stride, width, v_dim, v_pad, rest, other)

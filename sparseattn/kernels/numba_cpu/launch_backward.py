@@ -1,0 +1,121 @@
+"""From a call to the backward kernels: accumulators, scratch memory, one walk and the sums after it a part."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparseattn.kernels.numba_cpu import layout
+from sparseattn.kernels.numba_cpu.arrays import (draw, in_registers, in_scratch, lanes_of, name_of, padded, readable, scratch_of,
+                                                 threads_of, tile_stride, tile_width)
+from sparseattn.kernels.numba_cpu.row_backward import row_backward
+from sparseattn.kernels.numba_cpu.row_forward import STEP
+from sparseattn.kernels.numba_cpu.steps import GROUP, WORD
+from sparseattn.kernels.numba_cpu.sums import round_numbers, row_dots, sum_rows_of
+from sparseattn.kernels.numba_cpu.threads import run
+from sparseattn.kernels.numba_cpu.tile_backward import tile_backward
+
+
+def backward(dout, q, k, v, out, lse, pattern, scale, dlse):
+    """dq, dk, dv of a checked call, part after part into accumulators of the computing dtype."""
+    stored, threads = q.dtype, threads_of(q, v, pattern, True)
+    parts = [layout.transposed(layout.single_rows(part)) for part in pattern.tiles()]
+    dout, q, k, v = (readable(x) for x in (dout, q, k, v))
+    delta = np.empty(lse.shape, lse.dtype)
+    draw(row_dots(name_of(stored)), threads, readable(out), dout, delta)
+    if dlse is not None:
+        delta -= dlse
+    sums = _Gradients(name_of(stored), [x.shape for x in (q, k, v)], lse.dtype, threads)
+    for part in parts:
+        places = layout.places(part, q.shape[0], q.shape[1], k.shape[1], pattern.n_heads, by_rows_only=True)
+        _walk(sums, dout, q, k, v, lse, delta, part, places, scale)
+    return sums.finish(stored)
+
+
+class _Gradients:
+    """dq, dk, dv while parts are added: each array is made by the first part that touches it."""
+
+    def __init__(self, name, shapes, dtype, threads):
+        self.name, self.shapes, self.dtype, self.threads = name, shapes, dtype, threads
+        self.arrays = [None, None, None]
+
+    def open(self, i, writes_all):
+        """Gradient i and whether to add to it; it starts as zeros unless its first part writes every row."""
+        adds = self.arrays[i] is not None or not writes_all
+        if self.arrays[i] is None:
+            self.arrays[i] = (np.empty if writes_all else np.zeros)(self.shapes[i], self.dtype)
+        return self.arrays[i], adds
+
+    def add(self, i, buffer, row_stride, lists, starts, n_slots, targets, writes_all):
+        """Add a buffer's rows by token. `starts` (batch, n_sources): where the order of each source begins in its list."""
+        to, adds = self.open(i, writes_all)
+        at = np.ascontiguousarray(starts // max(n_slots, 1) * (to.shape[2] + 1))
+        draw(sum_rows_of(self.name), self.threads, buffer, row_stride, lists.n_rows, lists.ptr, lists.rows, at,
+             np.ascontiguousarray(targets, np.int64), to, adds)
+
+    def finish(self, stored):
+        """The three arrays, rounded to the storage dtype."""
+        arrays = [self.open(i, False)[0] for i in range(3)]
+        if stored == self.dtype:
+            return tuple(arrays)
+        rounded = tuple(np.empty(x.shape, stored) for x in arrays)
+        for x, to in zip(arrays, rounded, strict=True):
+            draw(round_numbers(self.name), self.threads, x.reshape(-1), readable(to).reshape(-1))
+        return rounded
+
+
+def _walk(sums, dout, q, k, v, lse, delta, part, places, scale):
+    """Add the gradients of a transposed part."""
+    lanes, (block_k, block_q) = lanes_of(lse.dtype), part.block_size
+    (batch, n_heads, _, qk_dim), (n_kv_heads, v_dim) = q.shape, (k.shape[1], v.shape[3])
+    n_bundles, n_places = places.bundles.size - 1, places.heads.size
+    owners = places.heads[places.bundles[:-1]].astype(np.int64) * n_kv_heads // n_heads
+    chunks = layout.chunks(part, batch * n_bundles, bool((np.diff(owners) > 0).all()))
+    qk_pad = padded(qk_dim, lanes)
+    dq = np.empty(batch * n_places * chunks.dq.n_rows * qk_pad, lse.dtype)
+    folds = chunks.dk is not None
+    if folds:
+        dk, dv = (np.empty((batch, n_bundles, chunks.dk.n_rows, d), lse.dtype) for d in (qk_dim, v_dim))
+        adds = False
+    else:
+        writes_all = part.heads is None and part.q_order is None
+        (dk, adds), (dv, _) = sums.open(1, writes_all), sums.open(2, writes_all)
+    launch = _rows if block_k == block_q == 1 else _tiles
+    launch(sums, dout, q, k, v, part, places, chunks, folds, adds, scale, lse, delta, dq, dk, dv)
+    heads, each = places.heads, np.arange(n_places)
+    sums.add(0, dq, qk_pad, chunks.dq, places.at[:, :, 2], part.n_k_slots, np.stack([heads, each, each + 1], axis=1),
+             part.heads is None)
+    if folds:
+        first = np.flatnonzero(np.diff(owners, prepend=-1))
+        targets = np.stack([owners[first], first, np.append(first[1:], n_bundles)], axis=1)
+        for i, buffer in ((1, dk), (2, dv)):
+            sums.add(i, buffer.reshape(-1), buffer.shape[3], chunks.dk, places.at[:, places.bundles[:-1], 1],
+                     part.n_q_slots, targets, first.size == n_kv_heads)
+
+
+def _tiles(sums, dout, q, k, v, part, places, chunks, folds, adds, scale, lse, delta, dq, dk, dv):
+    lanes, (block_k, block_q), flat = lanes_of(lse.dtype), part.block_size, layout.flat(part)
+    width, group = tile_width(block_k, part.n_q_slots, lanes), max(GROUP, block_q)
+    qk_pad, v_pad = padded(q.shape[3], lanes), padded(v.shape[3], lanes)
+    stride = tile_stride(width, lanes)
+    size = (3 * qk_pad + 2 * v_pad) * stride + max(group * (2 * stride + qk_pad + v_pad + 2), width * max(qk_pad, v_pad))
+    scratch = scratch_of(sums.threads, size, lse.dtype)
+    tokens = np.empty((sums.threads, 2 * width + 2 * (block_k // WORD + 1) + 4 * group + 3), np.int32)
+    gathers = part.k_order is not None or in_scratch(q, dout)
+    counters, entry = np.zeros(1, np.int64), tile_backward(sums.name)
+    run(lambda i: entry(
+        dout, q, k, v, flat.indptr, flat.indices, flat.mask_ids, flat.masks, flat.spans, flat.row_order, flat.col_order,
+        part.n_q_slots, part.n_k_slots, places.heads, places.at, places.bundles, chunks.columns, chunks.ptr, chunks.dq_rows,
+        chunks.touched, block_q, block_k, width, gathers, folds, adds, scale, lse, delta, dq, dk, dv, counters, scratch[i],
+        tokens[i]), sums.threads)
+
+
+def _rows(sums, dout, q, k, v, part, places, chunks, folds, adds, scale, lse, delta, dq, dk, dv):
+    lanes, flat = lanes_of(lse.dtype), layout.flat(part)
+    dout, q = in_registers(dout, lanes), in_registers(q, lanes)
+    scratch = scratch_of(sums.threads, 2 * (q.shape[3] + dout.shape[3]) + 4 * STEP, lse.dtype)
+    tokens = np.empty((sums.threads, 2 * STEP + 2), np.int32)
+    counters, entry = np.zeros(1, np.int64), row_backward(sums.name)
+    run(lambda i: entry(
+        dout, q, k, v, flat.indptr, flat.indices, flat.row_order, flat.col_order, part.n_k_slots, places.heads, places.at,
+        places.bundles, chunks.columns, chunks.ptr, chunks.dq_rows, chunks.touched, folds, adds, scale, lse, delta, dq, dk,
+        dv, counters, scratch[i], tokens[i]), sums.threads)

@@ -1,0 +1,74 @@
+"""From a call to the forward kernels: outputs, scratch memory, one launch a part."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparseattn.kernels.numba_cpu import layout
+from sparseattn.kernels.numba_cpu.arrays import (computing, in_registers, in_scratch, lanes_of, name_of, padded, readable, scratch_of,
+                                                 threads_of, tile_stride, tile_width)
+from sparseattn.kernels.numba_cpu.row_forward import STEP, row_forward
+from sparseattn.kernels.numba_cpu.steps import GROUP, WORD
+from sparseattn.kernels.numba_cpu.threads import run
+from sparseattn.kernels.numba_cpu.tile_forward import tile_forward
+
+
+def forward(q, k, v, pattern, scale, out):
+    """out and lse of a checked call, part after part; later parts go on from what the earlier ones wrote."""
+    name, dtype = name_of(q.dtype), computing(q.dtype)
+    if out is None:
+        out = np.empty(q.shape[:3] + v.shape[3:], q.dtype)
+    lse = np.empty(q.shape[:3], dtype)
+    parts = [layout.single_rows(part) for part in pattern.tiles()]
+    threads = threads_of(q, v, pattern, False)
+    q, k, v, to = readable(q), readable(k), readable(v), readable(out)
+    if not parts or parts[0].heads is not None or parts[0].q_order is not None:  # the first part may not write every row
+        to[...] = 0
+        lse[...] = -np.inf
+    narrow = to.itemsize == 2
+    carry = np.zeros(to.shape if len(parts) > 1 else (0, 0, 0, 0), dtype) if narrow else to
+    for i, part in enumerate(parts):
+        resumes, keeps = i > 0, narrow and i + 1 < len(parts)
+        places = layout.places(part, q.shape[0], q.shape[1], k.shape[1], pattern.n_heads)
+        launch = _rows if part.block_size[0] == 1 else _tiles
+        launch(name, q, k, v, part, places, scale, to, carry, lse, resumes, keeps, threads)
+    if not np.may_share_memory(to, out):
+        out[...] = to.view(out.dtype)
+    return out, lse
+
+
+def _tiles(name, q, k, v, part, places, scale, out, carry, lse, resumes, keeps, threads):
+    lanes, (block_q, block_k) = lanes_of(lse.dtype), part.block_size
+    copies = q.shape[0] * places.heads.size
+    flat, work = layout.flat(part), layout.work(part, copies)
+    width, group = tile_width(block_q, part.n_q_slots, lanes), max(GROUP, block_k)
+    qk_pad, v_pad = padded(q.shape[3], lanes), padded(v.shape[3], lanes)
+    wide = max(qk_pad, v_pad)
+    stride = tile_stride(width, lanes)
+    size = (qk_pad + 2 * v_pad + 4) * stride + max(group * (stride + wide) + width, width * wide)
+    scratch = scratch_of(threads, size, lse.dtype)
+    tokens = np.empty((threads, width + block_q // WORD + 1 + 4 * group + 3), np.int32)
+    segments = np.empty(copies * work.n_segments * (v.shape[3] + 2) * stride, lse.dtype)
+    counters = np.zeros(1 + copies * work.n_segments, np.int64)
+    gathers = part.k_order is not None or in_scratch(k, v)
+    entry = tile_forward(name)
+    run(lambda i: entry(
+        q, k, v, flat.indptr, flat.indices, flat.mask_ids, flat.masks, flat.spans, flat.row_order, flat.col_order,
+        part.n_q_slots, part.n_k_slots, places.heads, places.at, work.items, block_q, block_k, width, gathers, resumes, keeps,
+        scale, out, carry, lse, segments, counters, scratch[i], tokens[i]), threads)
+
+
+def _rows(name, q, k, v, part, places, scale, out, carry, lse, resumes, keeps, threads):
+    lanes = lanes_of(lse.dtype)
+    k, v = in_registers(k, lanes), in_registers(v, lanes)
+    flat, work = layout.flat(part), layout.work(part, q.shape[0] * (places.bundles.size - 1))
+    bundle = int(np.diff(places.bundles).max(initial=0))
+    scratch = scratch_of(threads, bundle * (2 + k.shape[3] + v.shape[3] + STEP), lse.dtype)
+    tokens = np.empty((threads, STEP + 1), np.int32)
+    n_segments = q.shape[0] * places.heads.size * work.n_segments
+    segments, counters = np.empty(n_segments * (v.shape[3] + 2), lse.dtype), np.zeros(1 + n_segments, np.int64)
+    entry = row_forward(name)
+    run(lambda i: entry(
+        q, k, v, flat.indptr, flat.indices, flat.mask_ids, flat.masks, flat.row_order, flat.col_order, part.n_k_slots,
+        places.heads, places.at, places.bundles, work.items, part.block_size[1], resumes, keeps, scale, out, carry, lse,
+        segments, counters, scratch[i], tokens[i]), threads)
