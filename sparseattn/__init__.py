@@ -11,5 +11,5 @@ from sparseattn.structure import BlockCSR
 
 __version__ = "0.1.0"
 
-__all__ = ["BlockCSR", "Gradients", "Pattern", "__version__", "attend", "attend_backward", "backends", "explain", "merge",
-           "patterns", "set_threads", "threads", "vjp", "warm"]
+__all__ = ["BlockCSR", "Gradients", "Pattern", "__version__", "attend", "attend_backward", "backends", "explain",
+           "merge", "patterns", "set_threads", "threads", "vjp", "warm"]

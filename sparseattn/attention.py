@@ -29,8 +29,8 @@ def attend(q, k, v, pattern, *, scale=None, bias=None, softcap=None, sinks=None,
     q : array, (batch, n_heads, n_queries, head_dim), float16, bfloat16, float32 or float64
         Queries; without batch, or without batch and heads, as well. Any strides.
     k, v : array, (batch, n_kv_heads, n_keys, head_dim)
-        Keys and values in q's dtype and number of axes. `n_heads` is a multiple of `n_kv_heads`: grouped heads. v may have
-        another head_dim.
+        Keys and values in q's dtype and number of axes. `n_heads` is a multiple of `n_kv_heads`: grouped heads. v may
+        have another head_dim.
     pattern : Pattern
         Which key each query attends; its batch is 1 or that of q, its n_heads 1, n_kv_heads or n_heads.
     scale : float, optional
@@ -51,8 +51,8 @@ def attend(q, k, v, pattern, *, scale=None, bias=None, softcap=None, sinks=None,
     Returns
     -------
     array, or tuple of two arrays
-        `out` in q's dtype, and with `return_lse` the natural logarithm `lse` (batch, n_heads, n_queries), float32 (float64
-        for float64).
+        `out` in q's dtype, and with `return_lse` the natural logarithm `lse` (batch, n_heads, n_queries), float32
+        (float64 for float64).
 
     Raises
     ------
@@ -64,7 +64,8 @@ def attend(q, k, v, pattern, *, scale=None, bias=None, softcap=None, sinks=None,
     Notes
     -----
     16-bit inputs are computed in float32. A query without keys gets ``out = 0`` and ``lse = -inf``. What is in a key or
-    value that no query attends, NaN included, touches nothing. Equal calls give equal bits, whatever the number of threads.
+    value that no query attends, NaN included, touches nothing. Equal calls give equal bits, whatever the number of
+    threads.
     """
     checks.check_options(bias, softcap, sinks, dropout, seed)
     call = checks.check_call(q, k, v, pattern, scale)
@@ -83,7 +84,7 @@ def attend_backward(dout, q, k, v, out, lse, pattern, *, dlse=None, scale=None, 
     q, k, v : array
         As given to `attend`.
     out, lse : array
-        As `attend` returned them with ``return_lse=True``. They may be those of a `merge` that this call is one part of.
+        As `attend` returned them with ``return_lse=True``, or as a `merge` that this call is one part of gave them.
     pattern : Pattern
         As given to `attend`.
     dlse : array, optional

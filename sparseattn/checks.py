@@ -28,7 +28,7 @@ class Call(NamedTuple):
     ndim: int
 
     @property
-    def lse_dtype(self) -> np.dtype:
+    def lse_dtype(self):
         return compute_dtype(self.q.dtype)
 
     @property
@@ -102,7 +102,8 @@ def check_parts(parts) -> list[tuple[Array, Array]]:
         raise ValueError("merge got no parts; give it at least one (out, lse)")
     for i, part in enumerate(parts):
         if not isinstance(part, (tuple, list)) or len(part) != 2:
-            raise TypeError(f"part {i} is {_described(part)}; expected a list of pairs: merge([(out1, lse1), (out2, lse2)])")
+            raise TypeError(f"part {i} is {_described(part)}; expected a list of pairs: "
+                            f"merge([(out1, lse1), (out2, lse2)])")
         _check_part(i, *part, *parts[0])
     return parts
 
@@ -110,14 +111,14 @@ def check_parts(parts) -> list[tuple[Array, Array]]:
 def _check_part(i, out, lse, first_out, first_lse):
     for name, x, like in (("out", out, first_out), ("lse", lse, first_lse)):
         if library(x) is None or library(x) != library(first_out):
-            raise TypeError(f"{name} of part {i} is {_described(x)}; expected a NumPy or CuPy array, of one library in all "
-                            f"parts")
+            raise TypeError(f"{name} of part {i} is {_described(x)}; expected a NumPy or CuPy array, of one library in "
+                            f"all parts")
         if x.dtype != like.dtype:
-            raise TypeError(f"{name} of part {i} has dtype {x.dtype} but that of part 0 {like.dtype}; compute all parts "
-                            f"in one dtype")
+            raise TypeError(f"{name} of part {i} has dtype {x.dtype} but that of part 0 {like.dtype}; compute all "
+                            f"parts in one dtype")
         if x.shape != like.shape:
-            raise ValueError(f"{name} of part {i} has shape {x.shape} but that of part 0 {like.shape}; all parts must be "
-                             f"about the same queries")
+            raise ValueError(f"{name} of part {i} has shape {x.shape} but that of part 0 {like.shape}; all parts must "
+                             f"be about the same queries")
     wide = compute_dtype(out.dtype)
     if wide is None:
         raise TypeError(f"out of part {i} has dtype {out.dtype}; expected float16, bfloat16, float32 or float64")
@@ -164,8 +165,8 @@ def _check_axes(q, k, v):
         if not 2 <= x.ndim <= 4:
             raise ValueError(f"{name} has {x.ndim} axes, shape {x.shape}; expected {_LAYOUT}")
         if x.ndim != ndim:
-            raise ValueError(f"q has {ndim} axes but {name} has {x.ndim}; give both the same axes, size 1 where there is "
-                             f"one head or batch item: {'q' if x.ndim > ndim else name}[None]")
+            raise ValueError(f"q has {ndim} axes but {name} has {x.ndim}; give both the same axes, size 1 where there "
+                             f"is one head or batch item: {'q' if x.ndim > ndim else name}[None]")
     return ndim
 
 
@@ -184,8 +185,8 @@ def _check_shapes(q, k, v):
     if v[1] != n_kv_heads:
         raise ValueError(f"k has {n_kv_heads} heads but v has {v[1]}; each key head needs one value head")
     if n_heads % n_kv_heads if n_kv_heads else n_heads:
-        raise ValueError(f"q has {n_heads} heads but k and v have {n_kv_heads}; n_heads must be a multiple of n_kv_heads, "
-                         f"so that each key head serves as many query heads")
+        raise ValueError(f"q has {n_heads} heads but k and v have {n_kv_heads}; n_heads must be a multiple of "
+                         f"n_kv_heads, so that each key head serves as many query heads")
 
 
 def _check_pattern(pattern, q, k, lib):
@@ -196,11 +197,11 @@ def _check_pattern(pattern, q, k, lib):
     if pattern.shape != (n_queries, n_keys):
         _refuse_sizes(pattern.shape, n_queries, n_keys)
     if pattern.n_heads not in (1, n_kv_heads, n_heads):
-        raise ValueError(f"pattern has {pattern.n_heads} heads but q has {n_heads} and k {n_kv_heads}; build it with "
-                         f"n_heads 1, {n_kv_heads} or {n_heads}")
+        raise ValueError(f"pattern has {pattern.n_heads} heads but q has {n_heads} and k {n_kv_heads}; build it for 1 "
+                         f"head{''.join(f' or {n}' for n in sorted({n_kv_heads, n_heads} - {0, 1}))}")
     if pattern.batch not in (1, batch):
-        raise ValueError(f"pattern has batch {pattern.batch} but q has {batch}; build it for 1 or {batch}, or slice it: "
-                         f"pattern[:{batch}]")
+        raise ValueError(f"pattern has batch {pattern.batch} but q has {batch}; build it for 1 or {batch}, or slice "
+                         f"it: pattern[:{batch}]")
     if pattern.parts:
         _check_pattern_library(pattern.parts[0], lib)
 

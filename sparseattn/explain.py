@@ -19,8 +19,9 @@ class Explanation:
     backward : bool
         Whether the call is the gradient.
     parts : tuple
-        One entry a part of the pattern with its `kernel`, `block_size`, `order`, `n_blocks`, `stored_pairs` (in the blocks),
-        `kept_pairs` (attended), `flops`, `bytes` and `seconds` (of one thread). Empty for a backend without parts.
+        One entry a part of the pattern with its `kernel`, `block_size`, `order`, `n_blocks`, `stored_pairs` (in the
+        blocks), `kept_pairs` (attended), `flops`, `bytes` and `seconds` (of one thread). Empty for a backend without
+        parts.
     flops, bytes : int
         Of the call: floating-point operations, and bytes of inputs and results.
     seconds : float or None
@@ -54,8 +55,8 @@ class Explanation:
                 f"{_scaled(self.bytes, 'B')}{time}")
 
 
-def explain(q, k, v, pattern, *, backward=False, scale=None, bias=None, softcap=None, sinks=None, dropout=0.0, seed=None,
-            return_lse=False, out=None, backend=None):
+def explain(q, k, v, pattern, *, backward=False, scale=None, bias=None, softcap=None, sinks=None, dropout=0.0,
+            seed=None, return_lse=False, out=None, backend=None):
     """What `attend` would do with this call: backend, kernels, tiles, cost; and why not the other backends.
 
     Parameters
@@ -81,7 +82,8 @@ def explain(q, k, v, pattern, *, backward=False, scale=None, bias=None, softcap=
     arrays = call.q, call.k, call.v, pattern
     chosen = dispatch.choose(call.library, *arrays, backend)
     cost = chosen.estimate(*arrays, backward=backward)
-    others = {name: _refusal(name, chosen, backend, call.library, arrays) for name in dispatch.KNOWN if name != chosen.NAME}
+    others = {name: _refusal(name, chosen, backend, call.library, arrays)
+              for name in dispatch.KNOWN if name != chosen.NAME}
     return Explanation(chosen.NAME, backward, cost.parts, cost.flops, cost.bytes, cost.seconds, cost.n_threads,
                        _dense_flops(call, backward), others)
 
@@ -105,7 +107,7 @@ def _dense_flops(call, backward):
 def _part_line(part):
     useful = f" ({part.kept_pairs / part.stored_pairs:.0%})" if part.stored_pairs else ""
     return (f"  {part.kernel}: {part.n_blocks} blocks of {part.block_size[0]} x {part.block_size[1]}, {part.order}; "
-            f"{_scaled(part.kept_pairs, 'pairs')} of {_scaled(part.stored_pairs, 'pairs')} stored{useful}")
+            f"{part.kept_pairs:,} of {part.stored_pairs:,} pairs attended{useful}")
 
 
 def _threads(n):

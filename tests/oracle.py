@@ -14,19 +14,43 @@ def attention(q, k, v, mask, scale=None, dtype=np.float64):
     return p @ v, lse
 
 
-def gradients(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float64):
-    """(dq, dk, dv) of sum(out * dout) + sum(lse * dlse), computed in `dtype`."""
+def gradients(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float64, statistics=None):
+    """(dq, dk, dv) of sum(out * dout) + sum(lse * dlse), computed in `dtype`; from `statistics` (out, lse) if given."""
     n_kv_heads = k.shape[1]
     q, k, v, mask, scale = _expanded(q, k, v, mask, scale, dtype)
-    dout = np.where(mask.any(-1, keepdims=True), dout.astype(dtype), 0)
-    p, _ = _softmax(q, k, mask, scale)
+    used = mask.any(-1)
+    dout = np.where(used[..., None], dout.astype(dtype), 0)
     dp = dout @ v.swapaxes(-1, -2)
-    shift = -(p * dp).sum(-1, keepdims=True)
+    if statistics is None:
+        p, _ = _softmax(q, k, mask, scale)
+        delta = (p * dp).sum(-1)
+    else:
+        out, lse = statistics
+        p = np.exp(np.where(mask, _scores(q, k, scale) - np.where(used, lse, 0)[..., None], -np.inf))
+        delta = (dout * np.where(used[..., None], out.astype(dtype), 0)).sum(-1)
     if dlse is not None:
-        shift = shift + np.where(mask.any(-1), dlse.astype(dtype), 0)[..., None]
-    ds = p * (dp + shift) * scale
+        delta = delta - np.where(used, dlse.astype(dtype), 0)
+    ds = p * (dp - delta[..., None]) * scale
     dk, dv = ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ dout
     return ds @ k, _grouped(dk, n_kv_heads), _grouped(dv, n_kv_heads)
+
+
+def plain(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float32):
+    """What plain dense attention in `dtype` gives: (out, lse, dq, dk, dv), one result an order of adding up.
+
+    Gradients are computed as `attend_backward` is asked to, from out and lse as stored. No order of keys and head_dim
+    is the plain one, and the error of a single order may be small by luck, so there are three.
+    """
+    n_keys = k.shape[2]
+    for order, step in ((np.arange(n_keys), 1), (np.arange(n_keys)[::-1], -1),
+                        (np.random.default_rng(0).permutation(n_keys), 1)):
+        q_here, dout_here = q[..., ::step], dout[..., ::step]
+        k_here, v_here, mask_here = k[:, :, order][..., ::step], v[:, :, order][..., ::step], mask[..., order]
+        out, lse = attention(q_here, k_here, v_here, mask_here, scale, dtype)
+        out = out.astype(q.dtype)
+        dq, dk, dv = gradients(dout_here, q_here, k_here, v_here, mask_here, scale, dlse, dtype, (out, lse))
+        back = np.argsort(order)
+        yield out[..., ::step], lse, *(x.astype(q.dtype)[..., ::step] for x in (dq, dk[:, :, back], dv[:, :, back]))
 
 
 def _expanded(q, k, v, mask, scale, dtype):
@@ -40,7 +64,7 @@ def _expanded(q, k, v, mask, scale, dtype):
 
 
 def _softmax(q, k, mask, scale):
-    s = np.where(mask, (q * scale) @ k.swapaxes(-1, -2), -np.inf)
+    s = np.where(mask, _scores(q, k, scale), -np.inf)
     top = s.max(-1, keepdims=True, initial=-np.inf)
     top = np.where(np.isfinite(top), top, 0)
     p = np.exp(s - top)
@@ -50,13 +74,17 @@ def _softmax(q, k, mask, scale):
     return p / np.where(total > 0, total, 1), lse
 
 
+def _scores(q, k, scale):
+    return (q * scale) @ k.swapaxes(-1, -2)
+
+
 def _grouped(x, n_kv_heads):
     batch, n_heads = x.shape[:2]
     return x.reshape(batch, n_kv_heads, n_heads // max(n_kv_heads, 1), *x.shape[2:]).sum(2)
 
 
 def positions(n_queries, n_keys=None, offset=None):
-    """(i, j) of all pairs, i (1 | batch, 1, n_queries, 1) counted in keys: the last query sits at the last key, or at `offset`."""
+    """(i, j) of all pairs, i (1 | batch, 1, n_queries, 1) in keys; no `offset`: the last query is the last key."""
     n_keys = n_queries if n_keys is None else n_keys
     offset = np.reshape(n_keys - n_queries if offset is None else offset, (-1, 1, 1, 1))
     return np.arange(n_queries)[:, None] + offset, np.arange(n_keys)
@@ -134,7 +162,7 @@ def strided(n_tokens, *, stride, factor=None):
 
 
 def bigbird(n_tokens, *, block_size, rand_blocks, n_window=3):
-    """`rand_blocks` (n_heads, n_blocks - 2, n_random): row R - 1 belongs to block row R; first and last block are global."""
+    """`rand_blocks` (n_heads, n_blocks - 2, n_random): row R - 1 is of block row R; first and last block are global."""
     n_blocks = -(-n_tokens // block_size)
     layout = np.zeros((len(rand_blocks), n_blocks, n_blocks), bool)
     layout[:, [0, -1]] = layout[:, :, [0, -1]] = True

@@ -66,7 +66,7 @@ def long_table(runs):
 
 
 def verdict(rows, texts):
-    """One sentence on what the rows show. The first row is dense, the second the nearest keys, the last text the copy."""
+    """One sentence on what the rows show. First row: dense; second: the nearest keys. Last text: the copy."""
     return "; ".join((_near(rows, texts[0]), _copy(rows, texts[-1]), _time(rows, texts[0]))) + "."
 
 

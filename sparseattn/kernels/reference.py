@@ -1,4 +1,4 @@
-"""Dense softmax attention in the caller's arrays, one head at a time: slow and plain; runs only when asked for by name."""
+"""Dense softmax attention in the caller's arrays, a head at a time: slow, plain, run only when asked for by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
     seconds: float | None
 
 
-def estimate(q, k, v, pattern, *, backward=False) -> Estimate:
+def estimate(q, k, v, pattern, *, backward=False):
     """FLOPs of all pairs, and bytes of inputs and results."""
     pairs, v_dim = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2], v.shape[3]
     out_bytes = q.shape[0] * q.shape[1] * q.shape[2] * (v_dim * q.itemsize + compute_dtype(q.dtype).itemsize)
@@ -42,11 +42,12 @@ def forward(q, k, v, pattern, *, scale, out=None):
     xp, dtype = namespace(q), compute_dtype(q.dtype)
     if out is None:
         out = xp.empty(q.shape[:3] + v.shape[3:], q.dtype)
-    lse = xp.empty(q.shape[:3], dtype)
+    out[...] = 0
+    lse = xp.full(q.shape[:3], -xp.inf, dtype)
     for at, kv_at, mask in _heads(q, k, pattern):
         rows, keys = mask.any(1), mask.any(0)
         s = xp.where(mask, _live(q[at], rows, dtype) @ _live(k[kv_at], keys, dtype).T * dtype.type(scale), -xp.inf)
-        top = xp.where(rows, s.max(1, initial=-xp.inf), 0)
+        top = xp.where(rows, s.max(1), 0)
         p = xp.exp(s - top[:, None])
         total = xp.where(rows, p.sum(1), 1)
         out[at] = (p @ _live(v[kv_at], keys, dtype) / total[:, None]).astype(out.dtype)
@@ -67,7 +68,8 @@ def backward(dout, q, k, v, out, lse, pattern, *, scale, dlse=None):
         if dlse is not None:
             shift = shift + xp.where(rows, dlse[at], 0)
         s = q_head @ k_head.T * dtype.type(scale)
-        p = xp.exp(xp.where(mask, s - xp.where(rows, lse[at], 0)[:, None], -xp.inf))
+        # no probability is above 1: the limit saves an overflow where huge scores round otherwise than in the forward
+        p = xp.exp(xp.where(mask, xp.minimum(s - xp.where(rows, lse[at], 0)[:, None], 0), -xp.inf))
         ds = xp.where(mask, p * (dout_head @ v_head.T + shift[:, None]), 0) * dtype.type(scale)
         dq[at] = ds @ k_head
         dk[kv_at] += ds.T @ q_head
@@ -76,9 +78,11 @@ def backward(dout, q, k, v, out, lse, pattern, *, scale, dlse=None):
 
 
 def _heads(q, k, pattern):
-    """((b, head), (b, kv_head), mask (n_queries, n_keys)) of every head of q, in order."""
+    """((b, head), (b, kv_head), mask (n_queries, n_keys)) of every head of q, in order; none if there are no pairs."""
     (batch, n_heads), n_kv_heads = q.shape[:2], k.shape[1]
-    dense = pattern.to_dense()
+    if 0 in pattern.shape:
+        return
+    dense = namespace(q).asarray(pattern.to("cpu").to_dense())
     for b in range(batch):
         for head in range(n_heads):
             mask = dense[b * dense.shape[0] // batch, head * dense.shape[1] // n_heads]

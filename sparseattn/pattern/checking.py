@@ -24,9 +24,8 @@ def shape(value):
 
 def block_size(value):
     """A block size as (block_q, block_k)."""
-    if isinstance(value, (int, np.integer)):
-        value = (value, value)
-    pair = tuple(value) if isinstance(value, (tuple, list)) else ()
+    whole = isinstance(value, (int, np.integer))
+    pair = (value, value) if whole else tuple(value) if isinstance(value, (tuple, list)) else ()
     if len(pair) != 2 or any(isinstance(b, bool) or not isinstance(b, (int, np.integer)) for b in pair):
         raise TypeError(f"block_size is {value!r}; expected a whole number or (block_q, block_k)")
     if not all(1 <= b <= 4096 for b in pair):

@@ -14,11 +14,13 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 def why_not(q, k, v, pattern) -> str | None:
-    """None if this backend can run the call, else the reason and the cure; without arrays, whether it is usable at all."""
+    """None if this backend can run the call, else reason and cure; without arrays: whether it is usable at all."""
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed; pip install numba"
     if q is not None and q.dtype.name not in DTYPES:
         return f"q is {q.dtype}; convert q, k and v to one of {', '.join(DTYPES)}"
+    if q is not None and not q.dtype.isnative:
+        return f"q is {q.dtype.str}, in the other byte order; convert q, k and v with astype(q.dtype.newbyteorder('='))"
     return None
 
 
@@ -38,13 +40,13 @@ def backward(dout, q, k, v, out, lse, pattern, *, scale, dlse=None):
 
 def estimate(q, k, v, pattern, *, backward=False):
     """An `Estimate` of a checked call: kernels, blocks, pairs, FLOPs, bytes, predicted seconds."""
-    from sparseattn.kernels.numba_cpu import arrays, cost
+    from sparseattn.kernels.numba_cpu import cost, simd
 
-    return cost.estimate(q, k, v, pattern, arrays.lanes_of(arrays.computing(q.dtype)), backward)
+    return cost.estimate(q, k, v, pattern, simd.VECTOR_BITS, backward)
 
 
 def prepare(pattern, backward=True):
-    """Make ahead what the kernels read of a pattern, so that a timed call meets no first use. No compilation: see `warm`."""
+    """Make ahead what the kernels read of a pattern, so that a timed call meets no first use. Compiles nothing."""
     parts = [layout.single_rows(part) for part in pattern.tiles()]
     parts += [layout.transposed(part) for part in parts] if backward else []
     for part in parts:

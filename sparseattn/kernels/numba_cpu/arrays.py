@@ -8,14 +8,16 @@ import numpy as np
 
 from sparseattn.kernels.numba_cpu import cost
 from sparseattn.kernels.numba_cpu.simd import VECTOR_BITS
+from sparseattn.kernels.numba_cpu.steps import padded as _padded
+from sparseattn.kernels.numba_cpu.steps import tile_stride as _tile_stride
 from sparseattn.kernels.numba_cpu.threads import n_threads, run
 
+SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 LINE = 64  # bytes
 HAND_OVER = 100e-6  # predicted seconds below which a call does not pay for waking other threads
-SPREAD = 2048  # bytes; rows that lie a multiple of it apart share few cache sets: copying them to scratch is faster
-
-
-SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+SPREAD = 2048  # bytes; rows that lie a multiple of it apart share few cache sets: reading them again and again is slow
+# the kernels' own rules for sizes in scratch memory, called from Python
+padded, tile_stride = _padded.py_func, _tile_stride.py_func
 
 
 def computing(dtype):
@@ -29,19 +31,14 @@ def name_of(dtype):
     return dtype.name
 
 
+def factors(scale):
+    """(sign, scale > 0) of a score: kernels put the sign, 1, -1 or 0, on q or k, where it is exact."""
+    return (1.0, scale) if scale > 0 else (-1.0, -scale) if scale < 0 else (0.0, 1.0)
+
+
 def lanes_of(dtype):
     """Numbers of a computing dtype in a register."""
     return VECTOR_BITS // 8 // dtype.itemsize
-
-
-def padded(n, lanes):
-    """`n` rounded up to whole registers."""
-    return -(-n // lanes) * lanes
-
-
-def tile_stride(width, lanes):
-    """Numbers between rows of a tile of `width` lanes; see steps.tile_stride."""
-    return width + lanes if width // lanes % 2 == 0 else width
 
 
 def scratch_of(threads, size, dtype):
@@ -70,9 +67,9 @@ def in_registers(x, lanes):
     return np.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing))) if missing else x
 
 
-def in_scratch(*arrays):
-    """Whether rows must be copied to scratch: 16 bits are widened, and badly spread rows are read faster so."""
-    return any(x.itemsize == 2 or (x.strides[2] % SPREAD == 0 and x.shape[2] > 1) for x in arrays)
+def together(x):
+    """The array with rows side by side if they lie so far apart that reading them often costs more than one copy."""
+    return x if x.strides[2] % SPREAD or x.strides[2] == x.shape[3] * x.itemsize else np.ascontiguousarray(x)
 
 
 def tile_width(block, n_slots, lanes):
@@ -83,7 +80,7 @@ def tile_width(block, n_slots, lanes):
 def threads_of(q, v, pattern, backward):
     """Threads of a call: one where its predicted time would not pay for waking others."""
     n = n_threads()
-    if n > 1 and cost.seconds(q, v, pattern, lanes_of(computing(q.dtype)), backward) < HAND_OVER:
+    if n > 1 and cost.seconds(q, v, pattern, VECTOR_BITS, backward) < HAND_OVER:
         return 1
     return n
 
@@ -92,3 +89,8 @@ def draw(entry, threads, *arguments):
     """Run an entry whose last argument is the counter that it draws work items from."""
     counters = np.zeros(1, np.int64)
     run(lambda i: entry(*arguments, counters), threads)
+
+
+def launch(entry, scratch, tokens, *arguments):
+    """Run an entry on a thread per row of `scratch` (computing dtype) and `tokens` (int32)."""
+    run(lambda i: entry(*arguments, scratch[i], tokens[i]), len(scratch))

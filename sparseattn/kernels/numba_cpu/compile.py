@@ -40,10 +40,10 @@ def _sources():
 
 
 def kernel(**arguments):
-    """Make a function an entry called from Python: `function(dtype name)` gives what is compiled for that storage dtype.
+    """Make a function an entry called from Python: `function(dtype name)` is what is compiled for that storage dtype.
 
-    `arguments` names the kind of each argument. One signature a dtype, whatever the layout of the arrays: the entry takes
-    any array of the right dtype and dimensions, so a new layout, length or pattern never compiles anything.
+    `arguments` names the kind of each argument. One signature a dtype, whatever the layout of the arrays: the entry
+    takes any array of the right dtype and dimensions, so a new layout, length or pattern never compiles anything.
     """
 
     def decorate(function):
@@ -62,7 +62,12 @@ def kernel(**arguments):
             dispatcher.compile(signature)
             return dispatcher.overloads[signature].entry_point
 
-        entry.__name__, entry.__doc__ = function.__name__, function.__doc__
+        entry.__name__, entry.__doc__, entry.dispatcher = function.__name__, function.__doc__, dispatcher
         return entry
 
     return decorate
+
+
+def cache_folder() -> str:
+    """Where Numba keeps the compiled kernels: beside this file, or in a folder of the user's where it is read-only."""
+    return njit(cache=True)(cache_folder).stats.cache_path

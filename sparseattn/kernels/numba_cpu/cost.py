@@ -8,11 +8,12 @@ from sparseattn.index_ops.counting import count_pairs
 from sparseattn.kernels.numba_cpu import layout
 from sparseattn.kernels.numba_cpu.threads import n_threads
 
-# Nanoseconds a stored pair on one thread of a core with 16 float32 lanes: (constant, times head_dim).
-TILE_FORWARD, TILE_BACKWARD = (0.24, 0.0363), (0.06, 0.092)
-# The same for scattered pairs, which wait for memory: lanes do not matter.
-ROW_FORWARD, ROW_BACKWARD = (10.0, 0.23), (20.0, 0.7)
-WIDEST = 16  # lanes of the machine that TILE_* were fitted on
+# Measured nanoseconds a stored pair in float32 on one thread, (constant, times head_dim), by bits of a vector register:
+# 512 on a Zen 4 server, 256 on a Zen 3 one; 128 is twice the latter.
+TILE_FORWARD = {512: (0.24, 0.0363), 256: (0.1, 0.05), 128: (0.2, 0.1)}
+TILE_BACKWARD = {512: (0.06, 0.092), 256: (0.1, 0.125), 128: (0.2, 0.25)}
+# The same for scattered pairs, which wait for memory: the width of registers does not matter.
+ROW_FORWARD, ROW_BACKWARD = (20.0, 0.25), (20.0, 0.85)
 
 
 @dataclass(frozen=True)
@@ -47,31 +48,36 @@ def copies(part, pattern, batch, n_heads):
     return batch * heads / (part.indptr.shape[0] * part.indptr.shape[1])
 
 
-def pair_seconds(part, qk_dim, v_dim, itemsize, lanes, backward):
+def pair_seconds(part, qk_dim, v_dim, itemsize, vector_bits, backward):
     """Predicted seconds of a stored pair of a part on one thread."""
-    rows = part.block_size[0] == 1
-    constant, slope = ((ROW_BACKWARD if backward else ROW_FORWARD) if rows else
-                       (TILE_BACKWARD if backward else TILE_FORWARD))
-    nanoseconds = constant + slope * (qk_dim + v_dim) / 2
-    return 1e-9 * nanoseconds * (max(itemsize, 4) / 4 if rows else WIDEST / lanes)
+    if part.block_size[0] == 1:
+        constant, slope = ROW_BACKWARD if backward else ROW_FORWARD
+    else:
+        constant, slope = (TILE_BACKWARD if backward else TILE_FORWARD)[vector_bits]
+    return 1e-9 * (constant + slope * (qk_dim + v_dim) / 2) * max(itemsize, 4) / 4
 
 
-def seconds(q, v, pattern, lanes, backward):
+def seconds(q, v, pattern, vector_bits, backward):
     """Predicted seconds of a call on one thread."""
-    return sum(part.n_blocks * part.block_size[0] * part.block_size[1] * copies(part, pattern, q.shape[0], q.shape[1])
-               * pair_seconds(part, q.shape[3], v.shape[3], q.itemsize, lanes, backward) for part in pattern.tiles())
+    total = 0.0
+    for part in pattern.tiles():
+        pairs = part.n_blocks * part.block_size[0] * part.block_size[1] * copies(part, pattern, q.shape[0], q.shape[1])
+        total += pairs * pair_seconds(part, q.shape[3], v.shape[3], q.itemsize, vector_bits, backward)
+    return total
 
 
-def estimate(q, k, v, pattern, lanes, backward) -> Estimate:
+def estimate(q, k, v, pattern, vector_bits, backward) -> Estimate:
     """The cost of a call; see `Estimate`."""
-    parts = tuple(_estimate(layout.single_rows(part), q, k, v, pattern, lanes, backward) for part in pattern.tiles())
-    own = sum(x.size * x.itemsize for x in (q, k, v)) + q.shape[0] * q.shape[1] * q.shape[2] * (v.shape[3] * q.itemsize + 4)
+    tiles = [layout.single_rows(part) for part in pattern.tiles()]
+    parts = tuple(_estimate(part, q, k, v, pattern, vector_bits, backward) for part in tiles)
+    rows = q.shape[0] * q.shape[1] * q.shape[2]
+    own = sum(x.size * x.itemsize for x in (q, k, v)) + rows * (v.shape[3] * q.itemsize + 4)
     total = sum(p.seconds for p in parts)
     threads = n_threads()
     return Estimate(parts, sum(p.flops for p in parts), own * (2 if backward else 1), threads, total / threads)
 
 
-def _estimate(part, q, k, v, pattern, lanes, backward):
+def _estimate(part, q, k, v, pattern, vector_bits, backward):
     batch, n_heads = q.shape[:2]
     times = copies(part, pattern, batch, n_heads)
     per_block = part.block_size[0] * part.block_size[1]
@@ -84,7 +90,7 @@ def _estimate(part, q, k, v, pattern, lanes, backward):
     read = part.n_blocks * times * part.block_size[1] * dims * k.itemsize
     return PartEstimate(f"{row}_{'backward' if backward else 'forward'}", tuple(part.block_size), _order_words(part),
                         round(part.n_blocks * times), stored, kept, flops, round(read),
-                        stored * pair_seconds(part, q.shape[3], v.shape[3], q.itemsize, lanes, backward))
+                        stored * pair_seconds(part, q.shape[3], v.shape[3], q.itemsize, vector_bits, backward))
 
 
 def _order_words(part):

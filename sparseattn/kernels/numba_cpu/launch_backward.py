@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from sparseattn.kernels.numba_cpu import layout
-from sparseattn.kernels.numba_cpu.arrays import (draw, in_registers, in_scratch, lanes_of, name_of, padded, readable, scratch_of,
-                                                 threads_of, tile_stride, tile_width)
+from sparseattn.kernels.numba_cpu.arrays import (draw, factors, in_registers, lanes_of, launch, name_of, padded,
+                                                 readable, scratch_of, threads_of, tile_stride, tile_width, together)
 from sparseattn.kernels.numba_cpu.row_backward import row_backward
 from sparseattn.kernels.numba_cpu.row_forward import STEP
 from sparseattn.kernels.numba_cpu.steps import GROUP, WORD
 from sparseattn.kernels.numba_cpu.sums import round_numbers, row_dots, sum_rows_of
-from sparseattn.kernels.numba_cpu.threads import run
 from sparseattn.kernels.numba_cpu.tile_backward import tile_backward
 
 
@@ -21,7 +20,7 @@ def backward(dout, q, k, v, out, lse, pattern, scale, dlse):
     parts = [layout.transposed(layout.single_rows(part)) for part in pattern.tiles()]
     dout, q, k, v = (readable(x) for x in (dout, q, k, v))
     delta = np.empty(lse.shape, lse.dtype)
-    draw(row_dots(name_of(stored)), threads, readable(out), dout, delta)
+    _dots(name_of(stored), readable(out), dout, delta, threads)
     if dlse is not None:
         delta -= dlse
     sums = _Gradients(name_of(stored), [x.shape for x in (q, k, v)], lse.dtype, threads)
@@ -29,6 +28,14 @@ def backward(dout, q, k, v, out, lse, pattern, scale, dlse):
         places = layout.places(part, q.shape[0], q.shape[1], k.shape[1], pattern.n_heads, by_rows_only=True)
         _walk(sums, dout, q, k, v, lse, delta, part, places, scale)
     return sums.finish(stored)
+
+
+def _dots(name, out, dout, delta, threads):
+    """delta = row sums of out * dout."""
+    lanes = lanes_of(delta.dtype)
+    scratch = scratch_of(threads, 3 * lanes * padded(max(out.shape[3], 1), lanes), delta.dtype)
+    tokens = np.empty((threads, lanes), np.int32)
+    launch(row_dots(name), scratch, tokens, out, dout, delta, np.zeros(1, np.int64))
 
 
 class _Gradients:
@@ -46,7 +53,7 @@ class _Gradients:
         return self.arrays[i], adds
 
     def add(self, i, buffer, row_stride, lists, starts, n_slots, targets, writes_all):
-        """Add a buffer's rows by token. `starts` (batch, n_sources): where the order of each source begins in its list."""
+        """Add a buffer's rows by token. `starts` (batch, n_sources): where each source's order begins in its list."""
         to, adds = self.open(i, writes_all)
         at = np.ascontiguousarray(starts // max(n_slots, 1) * (to.shape[2] + 1))
         draw(sum_rows_of(self.name), self.threads, buffer, row_stride, lists.n_rows, lists.ptr, lists.rows, at,
@@ -77,10 +84,10 @@ def _walk(sums, dout, q, k, v, lse, delta, part, places, scale):
         dk, dv = (np.empty((batch, n_bundles, chunks.dk.n_rows, d), lse.dtype) for d in (qk_dim, v_dim))
         adds = False
     else:
-        writes_all = part.heads is None and part.q_order is None
+        writes_all = part.heads is None and part.q_order is None and n_bundles == n_kv_heads
         (dk, adds), (dv, _) = sums.open(1, writes_all), sums.open(2, writes_all)
-    launch = _rows if block_k == block_q == 1 else _tiles
-    launch(sums, dout, q, k, v, part, places, chunks, folds, adds, scale, lse, delta, dq, dk, dv)
+    run_part = _rows if block_k == block_q == 1 else _tiles
+    run_part(sums, dout, q, k, v, part, places, chunks, folds, adds, scale, lse, delta, dq, dk, dv)
     heads, each = places.heads, np.arange(n_places)
     sums.add(0, dq, qk_pad, chunks.dq, places.at[:, :, 2], part.n_k_slots, np.stack([heads, each, each + 1], axis=1),
              part.heads is None)
@@ -97,16 +104,16 @@ def _tiles(sums, dout, q, k, v, part, places, chunks, folds, adds, scale, lse, d
     width, group = tile_width(block_k, part.n_q_slots, lanes), max(GROUP, block_q)
     qk_pad, v_pad = padded(q.shape[3], lanes), padded(v.shape[3], lanes)
     stride = tile_stride(width, lanes)
-    size = (3 * qk_pad + 2 * v_pad) * stride + max(group * (2 * stride + qk_pad + v_pad + 2), width * max(qk_pad, v_pad))
+    step = group * (2 * stride + qk_pad + v_pad + 2)
+    size = (3 * qk_pad + 2 * v_pad) * stride + max(step, width * max(qk_pad, v_pad))
     scratch = scratch_of(sums.threads, size, lse.dtype)
     tokens = np.empty((sums.threads, 2 * width + 2 * (block_k // WORD + 1) + 4 * group + 3), np.int32)
-    gathers = part.k_order is not None or in_scratch(q, dout)
-    counters, entry = np.zeros(1, np.int64), tile_backward(sums.name)
-    run(lambda i: entry(
-        dout, q, k, v, flat.indptr, flat.indices, flat.mask_ids, flat.masks, flat.spans, flat.row_order, flat.col_order,
-        part.n_q_slots, part.n_k_slots, places.heads, places.at, places.bundles, chunks.columns, chunks.ptr, chunks.dq_rows,
-        chunks.touched, block_q, block_k, width, gathers, folds, adds, scale, lse, delta, dq, dk, dv, counters, scratch[i],
-        tokens[i]), sums.threads)
+    q, dout = together(q), together(dout)
+    gathers = part.k_order is not None or q.itemsize == 2  # 16 bits are widened
+    launch(tile_backward(sums.name), scratch, tokens, dout, q, k, v, flat.indptr, flat.indices, flat.mask_ids,
+           flat.masks, flat.spans, flat.row_order, flat.col_order, part.n_q_slots, part.n_k_slots, places.heads,
+           places.at, places.bundles, chunks.columns, chunks.ptr, chunks.dq_rows, chunks.touched, block_q, block_k,
+           width, gathers, folds, adds, *factors(scale), lse, delta, dq, dk, dv, np.zeros(1, np.int64))
 
 
 def _rows(sums, dout, q, k, v, part, places, chunks, folds, adds, scale, lse, delta, dq, dk, dv):
@@ -114,8 +121,6 @@ def _rows(sums, dout, q, k, v, part, places, chunks, folds, adds, scale, lse, de
     dout, q = in_registers(dout, lanes), in_registers(q, lanes)
     scratch = scratch_of(sums.threads, 2 * (q.shape[3] + dout.shape[3]) + 4 * STEP, lse.dtype)
     tokens = np.empty((sums.threads, 2 * STEP + 2), np.int32)
-    counters, entry = np.zeros(1, np.int64), row_backward(sums.name)
-    run(lambda i: entry(
-        dout, q, k, v, flat.indptr, flat.indices, flat.row_order, flat.col_order, part.n_k_slots, places.heads, places.at,
-        places.bundles, chunks.columns, chunks.ptr, chunks.dq_rows, chunks.touched, folds, adds, scale, lse, delta, dq, dk,
-        dv, counters, scratch[i], tokens[i]), sums.threads)
+    launch(row_backward(sums.name), scratch, tokens, dout, q, k, v, flat.indptr, flat.indices, flat.row_order,
+           flat.col_order, part.n_k_slots, places.heads, places.at, places.bundles, chunks.columns, chunks.ptr,
+           chunks.dq_rows, chunks.touched, folds, adds, *factors(scale), lse, delta, dq, dk, dv, np.zeros(1, np.int64))

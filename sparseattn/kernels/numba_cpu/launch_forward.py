@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from sparseattn.kernels.numba_cpu import layout
-from sparseattn.kernels.numba_cpu.arrays import (computing, in_registers, in_scratch, lanes_of, name_of, padded, readable, scratch_of,
-                                                 threads_of, tile_stride, tile_width)
+from sparseattn.kernels.numba_cpu.arrays import (computing, factors, in_registers, lanes_of, launch, name_of, padded,
+                                                 readable, scratch_of, threads_of, tile_stride, tile_width, together)
 from sparseattn.kernels.numba_cpu.row_forward import STEP, row_forward
 from sparseattn.kernels.numba_cpu.steps import GROUP, WORD
-from sparseattn.kernels.numba_cpu.threads import run
 from sparseattn.kernels.numba_cpu.tile_forward import tile_forward
 
 
@@ -22,7 +21,7 @@ def forward(q, k, v, pattern, scale, out):
     parts = [layout.single_rows(part) for part in pattern.tiles()]
     threads = threads_of(q, v, pattern, False)
     q, k, v, to = readable(q), readable(k), readable(v), readable(out)
-    if not parts or parts[0].heads is not None or parts[0].q_order is not None:  # the first part may not write every row
+    if not parts or parts[0].heads is not None or parts[0].q_order is not None:  # it may not write every row
         to[...] = 0
         lse[...] = -np.inf
     narrow = to.itemsize == 2
@@ -30,8 +29,8 @@ def forward(q, k, v, pattern, scale, out):
     for i, part in enumerate(parts):
         resumes, keeps = i > 0, narrow and i + 1 < len(parts)
         places = layout.places(part, q.shape[0], q.shape[1], k.shape[1], pattern.n_heads)
-        launch = _rows if part.block_size[0] == 1 else _tiles
-        launch(name, q, k, v, part, places, scale, to, carry, lse, resumes, keeps, threads)
+        run_part = _rows if part.block_size[0] == 1 else _tiles
+        run_part(name, q, k, v, part, places, scale, to, carry, lse, resumes, keeps, threads)
     if not np.may_share_memory(to, out):
         out[...] = to.view(out.dtype)
     return out, lse
@@ -50,12 +49,12 @@ def _tiles(name, q, k, v, part, places, scale, out, carry, lse, resumes, keeps, 
     tokens = np.empty((threads, width + block_q // WORD + 1 + 4 * group + 3), np.int32)
     segments = np.empty(copies * work.n_segments * (v.shape[3] + 2) * stride, lse.dtype)
     counters = np.zeros(1 + copies * work.n_segments, np.int64)
-    gathers = part.k_order is not None or in_scratch(k, v)
-    entry = tile_forward(name)
-    run(lambda i: entry(
-        q, k, v, flat.indptr, flat.indices, flat.mask_ids, flat.masks, flat.spans, flat.row_order, flat.col_order,
-        part.n_q_slots, part.n_k_slots, places.heads, places.at, work.items, block_q, block_k, width, gathers, resumes, keeps,
-        scale, out, carry, lse, segments, counters, scratch[i], tokens[i]), threads)
+    k, v = together(k), together(v)
+    gathers = part.k_order is not None or k.itemsize == 2  # 16 bits are widened
+    launch(tile_forward(name), scratch, tokens, q, k, v, flat.indptr, flat.indices, flat.mask_ids, flat.masks,
+           flat.spans, flat.row_order, flat.col_order, part.n_q_slots, part.n_k_slots, places.heads, places.at,
+           work.items, block_q, block_k, width, gathers, resumes, keeps, *factors(scale), out, carry, lse, segments,
+           counters)
 
 
 def _rows(name, q, k, v, part, places, scale, out, carry, lse, resumes, keeps, threads):
@@ -67,8 +66,6 @@ def _rows(name, q, k, v, part, places, scale, out, carry, lse, resumes, keeps, t
     tokens = np.empty((threads, STEP + 1), np.int32)
     n_segments = q.shape[0] * places.heads.size * work.n_segments
     segments, counters = np.empty(n_segments * (v.shape[3] + 2), lse.dtype), np.zeros(1 + n_segments, np.int64)
-    entry = row_forward(name)
-    run(lambda i: entry(
-        q, k, v, flat.indptr, flat.indices, flat.mask_ids, flat.masks, flat.row_order, flat.col_order, part.n_k_slots,
-        places.heads, places.at, places.bundles, work.items, part.block_size[1], resumes, keeps, scale, out, carry, lse,
-        segments, counters, scratch[i], tokens[i]), threads)
+    launch(row_forward(name), scratch, tokens, q, k, v, flat.indptr, flat.indices, flat.mask_ids, flat.masks,
+           flat.row_order, flat.col_order, part.n_k_slots, places.heads, places.at, places.bundles, work.items,
+           part.block_size[1], resumes, keeps, *factors(scale), out, carry, lse, segments, counters)

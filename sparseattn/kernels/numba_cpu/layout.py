@@ -13,7 +13,7 @@ import numpy as np
 from sparseattn.index_ops import transpose_blocks
 from sparseattn.structure import Array, BlockCSR
 
-WORD = 16  # bits of a mask word
+WORD = 16  # bits of a mask word, never fewer than lanes
 SEGMENT = 4096  # a row is cut only if it has more tokens than this ...
 SEGMENTS = 128  # ... and more than this share of all
 ITEMS = 1024  # neighbouring rows are one work item up to this share of all
@@ -209,7 +209,7 @@ def _chunks(part, copies, one_owner):
 
 
 def _columns(costs, n_chunks):
-    """(column, segment, segments of the column) in order, long ones cut, and the chunk of each: equal shares of the cost."""
+    """(column, segment, segments of the column) in order, long ones cut, and the chunk of each, of equal cost."""
     n_segments = -(-costs // max(SEGMENT, int(costs.sum()) // n_chunks))
     column = np.repeat(np.arange(costs.size), n_segments)
     segment = np.arange(column.size) - (np.cumsum(n_segments) - n_segments)[column]

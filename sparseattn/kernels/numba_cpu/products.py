@@ -31,8 +31,8 @@ def tile_matmul(typingctx, c, c_stride, a, a_row, a_step, b, b_stride, n_steps, 
         intp = c_stride.type
         kind = ir.VectorType(context.get_value_type(c.dtype), lanes)
         cells = [(r, j) for r in range(n_rows) for j in range(n_vecs)]
-        place = {(r, j): vector_pointer(builder, c_ptr, builder.add(builder.mul(intp(r), c_stride), intp(j * lanes)), kind)
-                 for r, j in cells}
+        at = {(r, j): builder.add(builder.mul(intp(r), c_stride), intp(j * lanes)) for r, j in cells}
+        place = {cell: vector_pointer(builder, c_ptr, at[cell], kind) for cell in cells}
         row_offsets = [builder.mul(intp(r), a_row) for r in range(n_rows)]
         zero = constant(kind, 0.0)
         entry, old = builder.block, builder.append_basic_block("old")
@@ -87,8 +87,8 @@ def tile_matmul(typingctx, c, c_stride, a, a_row, a_step, b, b_stride, n_steps, 
 def dots(typingctx, s, s_stride, x, x_stride, y, y_stride, tokens, n_vecs, n_rows):
     """s[h, i] = x[h] . y[tokens[i]] for `lanes` tokens i and 1, 2 or 4 rows h. y may be 16-bit storage.
 
-    lanes / n_rows tokens a pass, so that `lanes` accumulators are in flight; a tree of shuffles and additions then leaves
-    the sum of token i in lane i.
+    lanes / n_rows tokens a pass, so that `lanes` accumulators are in flight; a tree of shuffles and additions then
+    leaves the sum of token i in lane i.
     """
     if not isinstance(n_rows, types.Literal):
         return None

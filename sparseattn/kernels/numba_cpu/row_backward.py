@@ -1,14 +1,14 @@
 """Backward of scattered pairs (blocks of 1 x 1) in one walk by key, with the owners and buffers of tile_backward.
 
-Lanes run along head_dim. For a key: scores and dp of all its queries by `dots`, dk and dv as weighted sums of q and dout
-rows, and for each query ds k added to its row of the chunk's dq.
+Lanes run along head_dim. For a key: scores and dp of all its queries by `dots`, dk and dv as weighted sums of q and
+dout rows, and for each query ds k added to its row of the chunk's dq.
 """
 
 from sparseattn.kernels.numba_cpu.compile import kernel, step
 from sparseattn.kernels.numba_cpu.row_forward import STEP, scores_of_rows, weighted_rows
-from sparseattn.kernels.numba_cpu.simd import (data, exp2, fetch_add, fma, lanes_of, load, minimum, mul, shift, splat, store,
-                                               sub)
-from sparseattn.kernels.numba_cpu.steps import LOG2E, fill, load_rows, padded, write_rows
+from sparseattn.kernels.numba_cpu.simd import (data, exp, fetch_add, fma, lanes_of, load, minimum, mul, shift, splat,
+                                               store, sub)
+from sparseattn.kernels.numba_cpu.steps import fill, head_of, load_rows, multiply, padded, stride_of, write_rows
 from sparseattn.kernels.numba_cpu.tile_backward import statistics
 
 
@@ -26,14 +26,14 @@ def next_queries(tokens, rows, slot, stop, indices, dq_rows, n_slots, order, lis
 
 
 @step
-def pair_gradients(s, dp, lse2, delta, n, scale):
+def pair_gradients(s, dp, lse, delta, n, scale):
     """s becomes p, dp becomes ds, for n pairs in whole registers; statistics are one a pair."""
     lanes = lanes_of(s)
-    times, scales, zero = splat(s, scale * LOG2E), splat(s, scale), splat(s, 0)
+    times, zero = splat(s, scale), splat(s, 0)
     for i in range(0, n, lanes):
-        p = exp2(minimum(fma(load(s, i), times, sub(zero, load(lse2, i))), zero))
+        p = exp(minimum(sub(mul(load(s, i), times), load(lse, i)), zero))
         store(s, i, p)
-        store(dp, i, mul(mul(p, sub(load(dp, i), load(delta, i))), scales))
+        store(dp, i, mul(mul(p, sub(load(dp, i), load(delta, i))), times))
 
 
 @step
@@ -46,18 +46,18 @@ def spread_rows(dq, pad, rows, weights, n, row):
             store(to, d, fma(weight, load(row, d), load(to, d)))
 
 
-@kernel(dout="stored", q="stored", k="stored", v="stored", indptr="int64", indices="int32", k_order="int32", q_order="int32",
-        n_q_slots="int", heads="int32", places="places", bundles="int64", columns="table", chunks="int64", dq_rows="int32",
-        touched="int64", folds="bool", adds="bool", scale="float", lse="stats", delta="stats", dq="scratch", dk="computed",
-        dv="computed", counters="counters", scratch="scratch", tokens="tokens")
-def row_backward(dout, q, k, v, indptr, indices, k_order, q_order, n_q_slots, heads, places, bundles, columns, chunks, dq_rows,
-                 touched, folds, adds, scale, lse, delta, dq, dk, dv, counters, scratch, tokens):
+@kernel(dout="stored", q="stored", k="stored", v="stored", indptr="int64", indices="int32", k_order="int32",
+        q_order="int32", n_q_slots="int", heads="int32", places="places", bundles="int64", columns="table",
+        chunks="int64", dq_rows="int32", touched="int64", folds="bool", adds="bool", sign="float", scale="float",
+        lse="stats", delta="stats", dq="scratch", dk="computed", dv="computed", counters="counters", scratch="scratch",
+        tokens="tokens")
+def row_backward(dout, q, k, v, indptr, indices, k_order, q_order, n_q_slots, heads, places, bundles, columns, chunks,
+                 dq_rows, touched, folds, adds, sign, scale, lse, delta, dq, dk, dv, counters, scratch, tokens):
     """Do work items until the shared counter runs out; the arguments are those of tile_backward.
 
     Rows of q and dout are read in whole registers, so their head_dim is padded by the caller.
     """
     n_heads, n_kv_heads, qk_dim, v_dim = heads.size, k.shape[1], dk.shape[3], dv.shape[3]
-    q_stride, do_stride = q.strides[2] // q.itemsize, dout.strides[2] // dout.itemsize
     q_list, k_list, stored = data(q_order), data(k_order), data(indices)
     q_listed, k_listed = q_order.size > 0, k_order.size > 0
     n_chunks, n_bundles = chunks.size - 1, bundles.size - 1
@@ -67,7 +67,7 @@ def row_backward(dout, q, k, v, indptr, indices, k_order, q_order, n_q_slots, he
     k_row, v_row = base, shift(base, qk_pad)
     dk_row, dv_row = shift(v_row, v_pad), shift(v_row, v_pad + qk_pad)
     s = shift(dv_row, v_pad)
-    dp, lse2, means = shift(s, STEP), shift(s, 2 * STEP), shift(s, 3 * STEP)
+    dp, log_sums, means = shift(s, STEP), shift(s, 2 * STEP), shift(s, 3 * STEP)
     queries, rows, key = data(tokens), shift(data(tokens), STEP), shift(data(tokens), 2 * STEP)
     while True:
         item = fetch_add(data(counters), 1)
@@ -76,11 +76,7 @@ def row_backward(dout, q, k, v, indptr, indices, k_order, q_order, n_q_slots, he
         chunk, rank = item % n_chunks, item // n_chunks
         b, bundle = rank // n_bundles, rank % n_bundles
         kv_head = heads[bundles[bundle]] * n_kv_heads // q.shape[1]
-        k_here = shift(data(k), (b * k.strides[0] + kv_head * k.strides[1]) // k.itemsize)
-        v_here = shift(data(v), (b * v.strides[0] + kv_head * v.strides[1]) // v.itemsize)
         to = bundle if folds else kv_head
-        dk_here = shift(data(dk), (b * dk.strides[0] + to * dk.strides[1]) // dk.itemsize)
-        dv_here = shift(data(dv), (b * dv.strides[0] + to * dv.strides[1]) // dv.itemsize)
         for h in range(bundles[bundle], bundles[bundle + 1]):
             begin = (b * n_heads + h) * touched[n_chunks] + touched[chunk]
             fill(shift(data(dq), begin * qk_pad), (touched[chunk + 1] - touched[chunk]) * qk_pad, 0)
@@ -90,10 +86,7 @@ def row_backward(dout, q, k, v, indptr, indices, k_order, q_order, n_q_slots, he
             fill(dk_row, qk_pad + v_pad, 0)
             loaded = False  # a key that nobody attends is never read
             for h in range(bundles[bundle], bundles[bundle + 1]):
-                q_here = shift(data(q), (b * q.strides[0] + heads[h] * q.strides[1]) // q.itemsize)
-                do_here = shift(data(dout), (b * dout.strides[0] + heads[h] * dout.strides[1]) // dout.itemsize)
-                lse_here = shift(data(lse), (b * lse.strides[0] + heads[h] * lse.strides[1]) // lse.itemsize)
-                delta_here = shift(data(delta), (b * delta.strides[0] + heads[h] * delta.strides[1]) // delta.itemsize)
+                q_here, do_here = head_of(q, b, heads[h]), head_of(dout, b, heads[h])
                 begin = indptr[places[b, h, 0] + col]
                 length = indptr[places[b, h, 0] + col + 1] - begin
                 slot, stop = begin + length * segment // segments, begin + length * (segment + 1) // segments
@@ -103,21 +96,24 @@ def row_backward(dout, q, k, v, indptr, indices, k_order, q_order, n_q_slots, he
                     if n == 0:
                         continue
                     if not loaded:
-                        load_rows(k_row, qk_pad, k_here, k.strides[2] // k.itemsize, key, 1, qk_dim, 1.0)
-                        load_rows(v_row, v_pad, v_here, v.strides[2] // v.itemsize, key, 1, v_dim, 1.0)
+                        load_rows(k_row, qk_pad, head_of(k, b, kv_head), stride_of(k), key, 1, qk_dim, sign)
+                        load_rows(v_row, v_pad, head_of(v, b, kv_head), stride_of(v), key, 1, v_dim, 1.0)
                         loaded = True
                     pad = padded(n, lanes)
                     for i in range(n, pad):
                         queries[i] = queries[0]
-                    statistics(lse2, means, queries, pad, lse_here, lse.strides[2] // lse.itemsize, delta_here,
-                               delta.strides[2] // delta.itemsize)
-                    scores_of_rows(s, k_row, qk_pad, q_here, q_stride, queries, pad, qk_pad, 1)
-                    scores_of_rows(dp, v_row, v_pad, do_here, do_stride, queries, pad, v_pad, 1)
-                    pair_gradients(s, dp, lse2, means, pad, scale)
-                    weighted_rows(dk_row, qk_pad, dp, STEP, q_here, q_stride, queries, n, qk_pad, 1)
-                    weighted_rows(dv_row, v_pad, s, STEP, do_here, do_stride, queries, n, v_pad, 1)
-                    spread_rows(shift(data(dq), (b * n_heads + h) * touched[n_chunks] * qk_pad), qk_pad, rows, dp, n, k_row)
+                    statistics(log_sums, means, queries, pad, head_of(lse, b, heads[h]), stride_of(lse),
+                               head_of(delta, b, heads[h]), stride_of(delta))
+                    scores_of_rows(s, k_row, qk_pad, q_here, stride_of(q), queries, pad, qk_pad, 1)
+                    scores_of_rows(dp, v_row, v_pad, do_here, stride_of(dout), queries, pad, v_pad, 1)
+                    pair_gradients(s, dp, log_sums, means, pad, scale)
+                    weighted_rows(dk_row, qk_pad, dp, STEP, q_here, stride_of(q), queries, n, qk_pad, 1)
+                    weighted_rows(dv_row, v_pad, s, STEP, do_here, stride_of(dout), queries, n, v_pad, 1)
+                    spread_rows(shift(data(dq), (b * n_heads + h) * touched[n_chunks] * qk_pad), qk_pad, rows, dp, n,
+                                k_row)
+            if sign != 1:
+                multiply(dk_row, qk_pad, sign)  # so far it is the gradient of sign * k
             if folds:
                 key[0] = number
-            write_rows(dk_here, dk.strides[2] // dk.itemsize, key, dk_row, qk_pad, 1, qk_dim, adds)
-            write_rows(dv_here, dv.strides[2] // dv.itemsize, key, dv_row, v_pad, 1, v_dim, adds)
+            write_rows(head_of(dk, b, to), stride_of(dk), key, dk_row, qk_pad, 1, qk_dim, adds)
+            write_rows(head_of(dv, b, to), stride_of(dv), key, dv_row, v_pad, 1, v_dim, adds)

@@ -1,17 +1,17 @@
 """Forward where a query shares its keys with no neighbour: block_q = 1 (decoding, chosen keys or key blocks per query).
 
-Lanes run along head_dim. The query heads of a bundle (one k/v head, one structure) share each key that is read. Rows are
-items of similar size; a very long one is cut into segments, merged in their order by whoever finishes the last one.
+Lanes run along head_dim. The query heads of a bundle (one k/v head, one structure) share each key that is read. Items
+are of similar size; a very long row is cut into segments, merged in their order by whoever finishes the last one.
 """
 
 import numpy as np
 
 from sparseattn.kernels.numba_cpu.compile import kernel, step
 from sparseattn.kernels.numba_cpu.products import dots, sum_rows
-from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, as_computed, data, exp2, fetch_add, get, lanes_of, load,
+from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, data, exp, fetch_add, get, lanes_of, load,
                                                maximum, mul, prefetch, put, shift, splat, store, sub, sum_of_lanes,
                                                top_of_lanes)
-from sparseattn.kernels.numba_cpu.steps import LN2, LOG2E, fill, load_rows, padded
+from sparseattn.kernels.numba_cpu.steps import fill, head_of, load_rows, padded, stride_of
 
 STEP = 128  # keys a softmax step; their k and v rows (2 x 32 KiB) stay near for the other heads of the bundle
 LINE = 64  # bytes
@@ -69,32 +69,34 @@ def scores_of_rows(s, x, x_stride, y, y_stride, tokens, n, pad, n_rows):
     for i in range(0, n, lanes):
         h = 0
         while h + 4 <= n_rows:
-            dots(shift(s, h * STEP + i), STEP, shift(x, h * x_stride), x_stride, y, y_stride, shift(tokens, i), pad // lanes, 4)
+            dots(shift(s, h * STEP + i), STEP, shift(x, h * x_stride), x_stride, y, y_stride, shift(tokens, i),
+                 pad // lanes, 4)
             h += 4
         while h < n_rows:
-            dots(shift(s, h * STEP + i), STEP, shift(x, h * x_stride), x_stride, y, y_stride, shift(tokens, i), pad // lanes, 1)
+            dots(shift(s, h * STEP + i), STEP, shift(x, h * x_stride), x_stride, y, y_stride, shift(tokens, i),
+                 pad // lanes, 1)
             h += 1
 
 
 @step
-def softmax_row(s, n, pad, m, l, g, acc, v_pad):
-    """s[:n] becomes p; m[g], l[g] and the accumulator (v_pad,) are brought up to date."""
+def softmax_row(s, n, pad, scale, m, l, g, acc, v_pad):
+    """s[:n] becomes p = exp(s * scale - m[g]); m[g], l[g] and the accumulator (v_pad,) are brought up to date."""
     lanes = lanes_of(s)
     for i in range(n, pad):
         s[i] = -np.inf
-    tops = splat(s, m[g])
+    times, tops = splat(s, scale), splat(s, -np.inf)
     for i in range(0, pad, lanes):
         tops = maximum(load(s, i), tops)
-    top = top_of_lanes(tops)
+    top = max(m[g], top_of_lanes(mul(tops, times)))
     if top == -np.inf:
         fill(s, pad, 0)
         return
     base, sums = splat(s, top), splat(s, 0)
     for i in range(0, pad, lanes):
-        p = exp2(sub(load(s, i), base))
+        p = exp(sub(mul(load(s, i), times), base))
         store(s, i, p)
         sums = add(sums, p)
-    shrink = np.exp2(m[g] - top)
+    shrink = np.exp(m[g] - top)
     l[g] = l[g] * shrink + sum_of_lanes(sums)
     m[g] = top
     if shrink != 1:
@@ -109,25 +111,38 @@ def merge_row(m, l, g, acc, other_m, other_l, other_acc, dim):
     if other_l == 0:
         return
     top = max(m[g], other_m)
-    a, b = np.exp2(m[g] - top), np.exp2(other_m - top)
+    a, b = np.exp(m[g] - top), np.exp(other_m - top)
     l[g] = l[g] * a + other_l * b
     m[g] = top
     for d in range(dim):
         acc[d] = acc[d] * a + get(other_acc, d) * b
 
 
-@kernel(q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits", q_order="int32",
-        k_order="int32", n_k_slots="int", heads="int32", places="places", bundles="int64", work="table", block_k="int",
-        resumes="bool", keeps="bool", scale="float", out="stored out", carry="computed", lse="stats", segments="scratch",
-        counters="counters", scratch="scratch", tokens="tokens")
-def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k_slots, heads, places, bundles, work, block_k,
-                resumes, keeps, scale, out, carry, lse, segments, counters, scratch, tokens):
+@step
+def write_row(acc, m, l, g, out, carry, keeps, lse, b, head, query, v_dim):
+    """out = acc / l, also unrounded in `carry` if a later part goes on from it, and lse."""
+    inverse = 1 / l[g] if l[g] != 0 else 0.0  # only a row without keys has l = 0; NaN must pass
+    lse[b, head, query] = m[g] + np.log(l[g]) if l[g] != 0 else -np.inf
+    to = shift(head_of(out, b, head), query * stride_of(out))
+    kept = shift(head_of(carry, b, head), query * stride_of(carry))
+    for d in range(v_dim):
+        put(to, d, acc[d] * inverse)
+        if keeps:
+            put(kept, d, acc[d] * inverse)
+
+
+@kernel(q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits",
+        q_order="int32", k_order="int32", n_k_slots="int", heads="int32", places="places", bundles="int64",
+        work="table", block_k="int", resumes="bool", keeps="bool", sign="float", scale="float", out="stored out",
+        carry="computed", lse="stats", segments="scratch", counters="counters", scratch="scratch", tokens="tokens")
+def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k_slots, heads, places, bundles, work,
+                block_k, resumes, keeps, sign, scale, out, carry, lse, segments, counters, scratch, tokens):
     """Do work items until the shared counter runs out; the arguments are those of tile_forward.
 
     Rows of k and v are read in whole registers, so their head_dim is padded by the caller.
     """
     n_heads, n_kv_heads, qk_dim, v_dim = heads.size, k.shape[1], q.shape[3], out.shape[3]
-    k_stride, v_stride = k.strides[2] // k.itemsize, v.strides[2] // v.itemsize
+    k_stride, v_stride = stride_of(k), stride_of(v)
     q_list, k_list, stored, ids, bits = data(q_order), data(k_order), data(indices), data(mask_ids), data(masks)
     q_listed, k_listed, masked = q_order.size > 0, k_order.size > 0, mask_ids.size > 0
     n_items, n_bundles = work.shape[0], bundles.size - 1
@@ -148,8 +163,8 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
         size = bundles[bundle + 1] - first
         place = b * n_heads + first
         kv_head = heads[first] * n_kv_heads // q.shape[1]
-        k_here = shift(data(k), (b * k.strides[0] + kv_head * k.strides[1]) // k.itemsize)
-        v_here = shift(data(v), (b * v.strides[0] + kv_head * v.strides[1]) // v.itemsize)
+        k_here = head_of(k, b, kv_head)
+        v_here = head_of(v, b, kv_head)
         order = shift(k_list, places[b, first, 2])
         m, l = base, shift(base, size)
         acc = shift(base, 2 * size)
@@ -162,8 +177,8 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
                 continue
             keys[0] = query
             for g in range(size):
-                here = shift(data(q), (b * q.strides[0] + heads[first + g] * q.strides[1]) // q.itemsize)
-                load_rows(shift(q_rows, g * qk_pad), qk_pad, here, q.strides[2] // q.itemsize, keys, 1, qk_dim, scale * LOG2E)
+                here = head_of(q, b, heads[first + g])
+                load_rows(shift(q_rows, g * qk_pad), qk_pad, here, stride_of(q), keys, 1, qk_dim, sign)
                 m[g], l[g] = -np.inf, 0
             fill(acc, size * v_pad, 0)
             begin = indptr[places[b, first, 0] + row]
@@ -171,8 +186,8 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
             slot, stop = begin + length * segment // row_segments, begin + length * (segment + 1) // row_segments
             offset = 0
             while slot < stop:
-                n, slot, offset = next_tokens(keys, slot, stop, offset, stored, ids, bits, masked, block_k, n_k_slots, order,
-                                              k_listed)
+                n, slot, offset = next_tokens(keys, slot, stop, offset, stored, ids, bits, masked, block_k, n_k_slots,
+                                              order, k_listed)
                 if n == 0:
                     continue
                 pad = padded(n, lanes)
@@ -187,7 +202,7 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
                             prefetch(v_here, (keys[j] + ahead) * v_stride + d)
                     scores_of_rows(shift(s, i), q_rows, qk_pad, k_here, k_stride, shift(keys, i), lanes, qk_pad, size)
                 for g in range(size):
-                    softmax_row(shift(s, g * STEP), n, pad, m, l, g, shift(acc, g * v_pad), v_pad)
+                    softmax_row(shift(s, g * STEP), n, pad, scale, m, l, g, shift(acc, g * v_pad), v_pad)
                 weighted_rows(acc, v_pad, s, STEP, v_here, v_stride, keys, n, v_pad, size)
             if row_segments > 1:
                 # the states of a bundle's heads lie behind each other: m, l, acc
@@ -210,15 +225,6 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
                 head = heads[first + g]
                 result = shift(acc, g * v_pad)
                 if resumes and lse[b, head, query] != -np.inf:
-                    here = (b * carry.strides[0] + head * carry.strides[1] + query * carry.strides[2]) // carry.itemsize
-                    merge_row(m, l, g, result, lse[b, head, query] * LOG2E, 1.0, shift(data(carry), here), v_dim)
-                # only a row without keys has l = 0; NaN must pass
-                inverse = 1 / l[g] if l[g] != 0 else 0.0
-                lse[b, head, query] = (m[g] + np.log2(l[g])) * LN2 if l[g] != 0 else -np.inf
-                to = shift(data(out), (b * out.strides[0] + head * out.strides[1] + query * out.strides[2]) // out.itemsize)
-                for d in range(v_dim):
-                    put(to, d, result[d] * inverse)
-                if keeps:
-                    here = (b * carry.strides[0] + head * carry.strides[1] + query * carry.strides[2]) // carry.itemsize
-                    for d in range(v_dim):
-                        put(shift(data(carry), here), d, result[d] * inverse)
+                    merge_row(m, l, g, result, lse[b, head, query], 1.0,
+                              shift(head_of(carry, b, head), query * stride_of(carry)), v_dim)
+                write_row(result, m, l, g, out, carry, keeps, lse, b, head, query, v_dim)

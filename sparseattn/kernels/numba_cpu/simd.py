@@ -2,7 +2,7 @@
 
 `vec(float32)` is a Numba type held in one SIMD register (16, 8 or 4 lanes, whatever the host has). The operations below
 are its whole vocabulary; kernels built from them read like scalar Numba code. Memory is a bare pointer (`data(array)`,
-moved by `shift`) and an element offset: nothing is counted, and a step is compiled once whatever the array's layout was.
+moved by `shift`) and an element offset: nothing is counted, and a step is compiled once whatever an array's layout.
 """
 
 import functools
@@ -26,7 +26,7 @@ def _vector_bits():
 
 
 VECTOR_BITS = _vector_bits()
-# 16 accumulators + 4 operands need 32 registers (AVX-512, NEON); AVX2 and SSE have 16. 8 in flight hide the FMA latency.
+# 16 accumulators + 4 operands need 32 registers (AVX-512, NEON); AVX2 and SSE have 16. 8 in flight hide FMA latency.
 MANY_REGISTERS = VECTOR_BITS == 512 or platform.machine().lower() in ("arm64", "aarch64")
 
 
@@ -60,7 +60,8 @@ def computed(dtype):
 
 def splat_of(builder, scalar, lanes):
     """The scalar in every lane."""
-    one = builder.insert_element(ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined), scalar, ir.IntType(32)(0))
+    empty = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
+    one = builder.insert_element(empty, scalar, ir.IntType(32)(0))
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
@@ -212,7 +213,8 @@ def transpose(typingctx, to, to_offset, to_stride, source, offset, stride):
         high = ir.Constant(index, [n // 2 + i // 2 + (i % 2) * n for i in range(n)])
         # log2(n) perfect shuffles of the list of rows transpose it
         for _ in range(n.bit_length() - 1):
-            rows = [builder.shuffle_vector(rows[i], rows[i + n // 2], pick) for i in range(n // 2) for pick in (low, high)]
+            rows = [builder.shuffle_vector(rows[i], rows[i + n // 2], half) for i in range(n // 2) for half in (low,
+                                                                                                                high)]
         for i in range(n):
             store_of(builder, to.dtype, args[0], row(args[1], args[2], i), rows[i])
         return context.get_dummy_value()
@@ -296,11 +298,11 @@ _EXP2 = {
 
 
 @intrinsic
-def exp2(typingctx, x):
-    """2**x for x <= 1; exactly 0 from one below the smallest normal exponent on, -inf included; NaN passes.
+def exp(typingctx, x):
+    """e**x for x <= 0; exactly 0 from about half the smallest normal number down, -inf included; NaN passes.
 
-    Adding 1.5 * 2**mantissa rounds to an integer that then stands in the low bits, where the exponent is taken from. At the
-    lower end 1.0 with that exponent taken off is the bit pattern of 0, so nothing has to be selected.
+    Adding 1.5 * 2**mantissa rounds to an integer that then stands in the low bits, where the exponent is taken from. At
+    the lower end 1.0 with that exponent taken off is the bit pattern of 0, so nothing has to be selected.
     """
 
     def codegen(context, builder, sig, args):
@@ -309,15 +311,16 @@ def exp2(typingctx, x):
         integer = ir.VectorType(ir.IntType(bits), lanes)
         mantissa, bias = (23, 127) if bits == 32 else (52, 1023)
         lowest, rounder = constant(kind, -float(bias)), constant(kind, 1.5 * 2**mantissa)
-        clamped = builder.select(builder.fcmp_ordered(">", lowest, args[0]), lowest, args[0])
+        power_of_2 = builder.fmul(args[0], constant(kind, 1.4426950408889634))
+        clamped = builder.select(builder.fcmp_ordered(">", lowest, power_of_2), lowest, power_of_2)
         shifted = builder.fadd(clamped, rounder)
         rest = builder.fsub(clamped, builder.fsub(shifted, rounder))
         coefficients = _EXP2[bits]
         total = constant(kind, coefficients[-1])
         for c in reversed(coefficients[:-1]):
             total = call(builder, "fmuladd", total, rest, constant(kind, c))
-        power = builder.shl(builder.bitcast(shifted, integer), constant(integer, mantissa))
-        return builder.bitcast(builder.add(builder.bitcast(total, integer), power), kind)
+        exponent = builder.shl(builder.bitcast(shifted, integer), constant(integer, mantissa))
+        return builder.bitcast(builder.add(builder.bitcast(total, integer), exponent), kind)
 
     return x(x), codegen
 

@@ -1,7 +1,7 @@
 """Steps of the tile kernels: small functions over tiles in scratch memory, inlined by LLVM.
 
 A score tile of the forward is `s[key, slot]`, one query slot per SIMD lane: the softmax runs down the tile with no sum
-across lanes, k and v are read as scalars where they lie, and only the query tile is ever transposed, once a row of blocks.
+across lanes, k and v are read as scalars where they lie, and only the query tile is transposed, once a row of blocks.
 The backward mirrors this: `s[query, slot]` with one key slot per lane. So both walk a structure whose rows lie in lanes
 and whose columns are tokens to be read; `collect`, `tokens_of` and `load_rows` serve both.
 """
@@ -9,14 +9,14 @@ and whose columns are tokens to be read; `collect`, `tokens_of` and `load_rows` 
 import numpy as np
 
 from sparseattn.kernels.numba_cpu.compile import step
+from sparseattn.kernels.numba_cpu.layout import WORD
 from sparseattn.kernels.numba_cpu.products import tile_matmul
-from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, exp2, fma, get, lanes_of, load, maximum, minimum, mul,
-                                               put, shift, splat, store, sub, transpose, where_bits, where_equal)
+from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, data, exp, fma, get, lanes_of, load, maximum,
+                                               minimum, mul, put, shift, splat, store, sub, transpose, where_bits,
+                                               where_equal)
 
-LN2, LOG2E = 0.6931471805599453, 1.4426950408889634
 # tokens that share one softmax step: more amortise it, but two score tiles and what goes with them should stay in L2
 GROUP = 128 if MANY_REGISTERS else 64
-WORD = 16  # bits in a mask word, so never fewer than lanes
 
 
 @step
@@ -26,8 +26,20 @@ def padded(n, lanes):
 
 
 @step
+def head_of(x, b, head):
+    """Where the rows (tokens, dim) of one head of an array (batch, heads, tokens, ...) begin."""
+    return shift(data(x), (b * x.strides[0] + head * x.strides[1]) // x.itemsize)
+
+
+@step
+def stride_of(x):
+    """Numbers between the tokens of an array (batch, heads, tokens, ...)."""
+    return x.strides[2] // x.itemsize
+
+
+@step
 def tile_stride(width, lanes):
-    """Numbers between rows of a tile: an odd number of registers, so that the rows of a strip of columns use all cache sets."""
+    """Numbers between rows of a tile: an odd number of registers, so that a strip of columns uses all cache sets."""
     return width + lanes if width // lanes % 2 == 0 else width
 
 
@@ -75,7 +87,7 @@ def matmul(c, c_stride, a, a_row, a_step, b, b_stride, n_rows, n_cols, n_steps, 
 
 @step
 def live_span(slot, mask_ids, spans, masked, col, block, n_slots):
-    """First and one past the last token slot of a stored block that anybody attends, and whether dead ones lie between."""
+    """First and one past the last attended token slot of a stored block, and whether dead ones lie between."""
     low, high, holes = 0, block, 0
     if masked:
         low, high, holes = spans[3 * mask_ids[slot]], spans[3 * mask_ids[slot] + 1], spans[3 * mask_ids[slot] + 2]
@@ -84,7 +96,7 @@ def live_span(slot, mask_ids, spans, masked, col, block, n_slots):
 
 @step
 def collect(runs, slot, stop, indices, mask_ids, spans, masked, careful, block, n_slots, group):
-    """Blocks from `slot` on that share a softmax step, as runs of neighbours: runs[3 r:] = first slot of tokens, size, block.
+    """Blocks from `slot` on that share a softmax step, as runs of neighbours: runs[3 r:] = first token, size, block.
 
     Returns the stored block after the last, the number of runs, of token slots, and whether some must be read as zeros.
     """
@@ -190,7 +202,7 @@ def transpose_tile(to, to_stride, source, stride, n_rows, n_cols):
 
 @step
 def apply_mask(s, stride, width, masks, words, first, n_rows, value):
-    """Entries whose bit is 0 become `value`. `masks` has a row of words per row of `s`, `first` is the first of them."""
+    """Entries whose bit is 0 become `value`. `masks` has a row of words per row of `s`; theirs begin at `first`."""
     lanes = lanes_of(s)
     nothing = splat(s, value)
     for row in range(n_rows):
@@ -221,6 +233,15 @@ def fill(to, n, value):
 
 
 @step
+def multiply(to, n, factor):
+    """n numbers, a multiple of the lanes, times `factor`."""
+    lanes = lanes_of(to)
+    times = splat(to, factor)
+    for i in range(0, n, lanes):
+        store(to, i, mul(load(to, i), times))
+
+
+@step
 def mask_nobody(s, stride, tokens, n):
     """Whole rows of a slot where nobody sits become -inf."""
     for row in range(n):
@@ -229,13 +250,16 @@ def mask_nobody(s, stride, tokens, n):
 
 
 @step
-def online_softmax(s, stride, width, n_keys, m, l, alpha):
-    """s becomes p = 2**(s - m); m and l are brought up to date; alpha = 2**(old m - m). True if some alpha is not 1."""
+def online_softmax(s, stride, width, n_keys, scale, m, l, alpha):
+    """s becomes p = exp(s * scale - m); m and l are brought up to date; alpha = exp(old m - m). True if not all are 1.
+
+    scale > 0. The backward computes s * scale in the same way, so that its p has the rounding errors that lse has too.
+    """
     lanes = lanes_of(s)
-    nothing, zero = splat(s, -np.inf), splat(s, 0)
+    nothing, zero, times = splat(s, -np.inf), splat(s, 0), splat(s, scale)
     for col in range(0, width, lanes):
         old = load(m, col)
-        top0, top1 = old, nothing
+        top0, top1 = nothing, nothing
         key = 0
         while key + 2 <= n_keys:
             top0 = maximum(load(s, key * stride + col), top0)
@@ -243,23 +267,23 @@ def online_softmax(s, stride, width, n_keys, m, l, alpha):
             key += 2
         if key < n_keys:
             top0 = maximum(load(s, key * stride + col), top0)
-        top = maximum(top0, top1)
-        # a slot with no key so far subtracts 0: 2**(-inf - 0) is 0 where 2**(-inf + inf) would be NaN
+        top = maximum(mul(maximum(top0, top1), times), old)
+        # a slot with no key so far subtracts 0: exp(-inf - 0) is 0 where exp(-inf + inf) would be NaN
         base = where_equal(top, nothing, zero, top)
         sum0, sum1 = zero, zero
         key = 0
         while key + 2 <= n_keys:
-            p0 = exp2(sub(load(s, key * stride + col), base))
-            p1 = exp2(sub(load(s, (key + 1) * stride + col), base))
+            p0 = exp(sub(mul(load(s, key * stride + col), times), base))
+            p1 = exp(sub(mul(load(s, (key + 1) * stride + col), times), base))
             store(s, key * stride + col, p0)
             store(s, (key + 1) * stride + col, p1)
             sum0, sum1 = add(sum0, p0), add(sum1, p1)
             key += 2
         if key < n_keys:
-            p0 = exp2(sub(load(s, key * stride + col), base))
+            p0 = exp(sub(mul(load(s, key * stride + col), times), base))
             store(s, key * stride + col, p0)
             sum0 = add(sum0, p0)
-        shrink = exp2(sub(old, base))
+        shrink = exp(sub(old, base))
         store(alpha, col, shrink)
         store(l, col, fma(load(l, col), shrink, add(sum0, sum1)))
         store(m, col, top)
@@ -288,7 +312,7 @@ def merge_state(m, l, acc, other_m, other_l, other_acc, stride, width, v_dim):
         mine, theirs = load(m, col), load(other_m, col)
         top = maximum(theirs, mine)
         base = where_equal(top, nothing, zero, top)
-        a, b = exp2(sub(mine, base)), exp2(sub(theirs, base))
+        a, b = exp(sub(mine, base)), exp(sub(theirs, base))
         store(m, col, top)
         store(l, col, fma(load(l, col), a, mul(load(other_l, col), b)))
         for d in range(v_dim):
@@ -318,15 +342,15 @@ def write_rows(to, stride, tokens, rows, row_stride, n_rows, dim, add_to):
 
 
 @step
-def probabilities(s, dp, stride, width, n_rows, factor, lse2, delta, scale):
-    """Backward: s becomes p = 2**(s * factor - lse2), dp becomes p * (dp - delta) * scale; statistics are one a row."""
+def probabilities(s, dp, stride, width, n_rows, scale, lse, delta):
+    """Backward: s becomes p = exp(s * scale - lse), dp becomes p * (dp - delta) * scale; statistics are one a row."""
     lanes = lanes_of(s)
-    times, scales, zero = splat(s, factor), splat(s, scale), splat(s, 0)
+    times, zero = splat(s, scale), splat(s, 0)
     for row in range(n_rows):
-        minus, mean = splat(s, -lse2[row]), splat(s, -delta[row] * scale)
+        log_sum, mean = splat(s, lse[row]), splat(s, delta[row])
         for col in range(0, width, lanes):
             at = row * stride + col
-            # p is at most 1; where scores are huge, rounding of s * factor - lse2 must not say otherwise
-            p = exp2(minimum(fma(load(s, at), times, minus), zero))
+            # p is at most 1; where scores are huge, the rounding of lse must not say otherwise
+            p = exp(minimum(sub(mul(load(s, at), times), log_sum), zero))
             store(s, at, p)
-            store(dp, at, mul(p, fma(load(dp, at), scales, mean)))
+            store(dp, at, mul(mul(p, sub(load(dp, at), mean)), times))

@@ -2,36 +2,43 @@
 
 from sparseattn.kernels.numba_cpu.compile import kernel
 from sparseattn.kernels.numba_cpu.simd import (add, data, fetch_add, fma, get, lanes_of, load, put, shift, splat,
-                                               store, sum_of_lanes)
+                                               store)
+from sparseattn.kernels.numba_cpu.steps import head_of, load_rows, padded, stride_of, tokens_of, transpose_tile
 
 TOKENS = 256  # tokens a work item
 NUMBERS = 1 << 16  # numbers a work item
 
 
-@kernel(out="stored", dout="stored", delta="stats", counters="counters")
-def row_dots(out, dout, delta, counters):
-    """delta (batch, n_heads, n_queries) = sum over head_dim of out * dout."""
+@kernel(out="stored", dout="stored", delta="stats", counters="counters", scratch="scratch", tokens="tokens")
+def row_dots(out, dout, delta, counters, scratch, tokens):
+    """delta (batch, n_heads, n_queries) = sum over head_dim of out * dout.
+
+    Lanes are queries and the sum runs along head_dim, as that of dp: where a query has one key the two cancel exactly.
+    """
     n_heads, n_queries, dim = out.shape[1], out.shape[2], out.shape[3]
     n_pieces = (n_queries + TOKENS - 1) // TOKENS
-    lanes = lanes_of(data(delta))
+    rows, queries = data(scratch), data(tokens)
+    lanes = lanes_of(rows)
+    pad = padded(dim, lanes)
+    x, y = shift(rows, lanes * pad), shift(rows, 2 * lanes * pad)
     while True:
         item = fetch_add(data(counters), 1)
         if item >= out.shape[0] * n_heads * n_pieces:
             return
         b, h, piece = item // n_pieces // n_heads, item // n_pieces % n_heads, item % n_pieces
-        for i in range(piece * TOKENS, min((piece + 1) * TOKENS, n_queries)):
-            x = shift(data(out), (b * out.strides[0] + h * out.strides[1] + i * out.strides[2]) // out.itemsize)
-            y = shift(data(dout), (b * dout.strides[0] + h * dout.strides[1] + i * dout.strides[2]) // dout.itemsize)
-            sums = splat(data(delta), 0)
-            d = 0
-            while d + lanes <= dim:
-                sums = fma(load(x, d), load(y, d), sums)
-                d += lanes
-            total = sum_of_lanes(sums)
-            while d < dim:
-                total += get(x, d) * get(y, d)
-                d += 1
-            delta[b, h, i] = total
+        stop = min((piece + 1) * TOKENS, n_queries)
+        for first in range(piece * TOKENS, stop, lanes):
+            tokens_of(queries, queries, False, first, lanes, stop)
+            load_rows(rows, pad, head_of(out, b, h), stride_of(out), queries, lanes, dim, 1.0)
+            transpose_tile(x, lanes, rows, pad, lanes, pad)
+            load_rows(rows, pad, head_of(dout, b, h), stride_of(dout), queries, lanes, dim, 1.0)
+            transpose_tile(y, lanes, rows, pad, lanes, pad)
+            sums = splat(rows, 0)
+            for d in range(dim):
+                sums = fma(load(x, d * lanes), load(y, d * lanes), sums)
+            store(rows, 0, sums)
+            for i in range(min(lanes, stop - first)):
+                delta[b, h, first + i] = rows[i]
 
 
 @kernel(buffer="scratch", row_stride="int", n_rows="int", ptr="int64", rows="int32", starts="table", targets="table",
@@ -39,20 +46,20 @@ def row_dots(out, dout, delta, counters):
 def sum_rows_of(buffer, row_stride, n_rows, ptr, rows, starts, targets, to, adds, counters):
     """to[b, head, token] = (old if adds) + the sum of the token's rows in every source of the head, in their order.
 
-    buffer (batch, n_sources, n_rows, row_stride); starts (batch, n_sources) where a source's lists begin in ptr; targets
-    (n, 3): head, first source, source after the last.
+    buffer (batch, n_sources, n_rows, row_stride); starts (batch, n_sources) where a source's lists begin in ptr;
+    targets (n, 3): head, first source, source after the last.
     """
     n_tokens, dim, n_targets = to.shape[2], to.shape[3], targets.shape[0]
     n_sources = starts.shape[1]
     n_pieces = (n_tokens + TOKENS - 1) // TOKENS
     lanes = lanes_of(data(buffer))
-    stride = to.strides[2] // to.itemsize
+    stride = stride_of(to)
     while True:
         item = fetch_add(data(counters), 1)
         if item >= to.shape[0] * n_targets * n_pieces:
             return
         b, target, piece = item // n_pieces // n_targets, item // n_pieces % n_targets, item % n_pieces
-        here = shift(data(to), (b * to.strides[0] + targets[target, 0] * to.strides[1]) // to.itemsize)
+        here = head_of(to, b, targets[target, 0])
         for token in range(piece * TOKENS, min((piece + 1) * TOKENS, n_tokens)):
             row = shift(here, token * stride)
             fresh = not adds

@@ -1,8 +1,8 @@
 """How many threads a call uses, and the pool they come from.
 
-Numba's own thread layers are not used: one aborts the process when two Python threads enter it, another does not survive
-a fork, and all add compile time. Kernels release the GIL and draw work items from a shared counter, so calling one kernel
-from several threads of a plain pool is enough: any Python threads may call at once, and load balances by itself.
+Numba's own thread layers are not used: one aborts the process when two Python threads enter it, another does not
+survive a fork, and all add compile time. Kernels release the GIL and draw work items from a shared counter, so calling
+one kernel from several threads of a plain pool is enough: any Python threads may call at once, and load balances.
 """
 
 from __future__ import annotations

@@ -1,28 +1,29 @@
 """Block-sparse attention backward in one walk: five products a block, no atomics on results.
 
 A work item is a chunk of columns of blocks of keys of one (batch, k/v head). Its owner keeps dk and dv of a column in
-scratch and adds ds k to the rows of dq that the chunk touches, in a buffer of the chunk's own; `sums` adds the chunks up in
-their order. What a chunk is depends on the problem only, so the bits never depend on the threads.
+scratch and adds ds k to the rows of dq that the chunk touches, in a buffer of the chunk's own; `sums` adds the chunks
+up in their order. What a chunk is depends on the problem only, so the bits never depend on the threads.
 """
 
 import numpy as np
 
 from sparseattn.kernels.numba_cpu.compile import kernel, step
 from sparseattn.kernels.numba_cpu.simd import as_computed, data, fetch_add, get, lanes_of, shift
-from sparseattn.kernels.numba_cpu.steps import (GROUP, LOG2E, WORD, apply_masks, collect, drop_dead, fill, live_span,
-                                                load_rows, matmul, padded, probabilities, run_tokens, tile_stride, tokens_of,
-                                                transpose_tile, valid_bits, write_rows)
+from sparseattn.kernels.numba_cpu.steps import (GROUP, WORD, apply_masks, collect, drop_dead, fill, head_of, live_span,
+                                                load_rows, matmul, multiply, padded, probabilities, run_tokens,
+                                                stride_of, tile_stride, tokens_of, transpose_tile, valid_bits,
+                                                write_rows)
 
 
 @step
-def statistics(lse2, delta_tile, tokens, n, lse, lse_stride, delta, delta_stride):
-    """lse in base 2 and delta of each token; +inf and 0 for nobody and for a row that attends nothing: its p is 0."""
+def statistics(lse_tile, delta_tile, tokens, n, lse, lse_stride, delta, delta_stride):
+    """lse and delta of each token; +inf and 0 for nobody and for a row that attends nothing: its p is 0."""
     for i in range(n):
-        lse2[i], delta_tile[i] = np.inf, 0
+        lse_tile[i], delta_tile[i] = np.inf, 0
         if tokens[i] >= 0:
             log_sum = get(lse, tokens[i] * lse_stride)
             if log_sum != -np.inf:
-                lse2[i], delta_tile[i] = log_sum * LOG2E, get(delta, tokens[i] * delta_stride)
+                lse_tile[i], delta_tile[i] = log_sum, get(delta, tokens[i] * delta_stride)
 
 
 @step
@@ -42,8 +43,8 @@ def mark_alive(alive, slot, stop, indices, mask_ids, spans, masks, masked, words
 
 @step
 def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, delta, delta_stride, slot, stop, indices,
-               mask_ids, spans, masks, masked, valid, careful, q_order, listed, gathers, n_slots, block_q, block_k, width,
-               stride, scale, k_t, v_t, k_rows, dk_t, dv_t, dq, dq_rows, scratch, tokens):
+               mask_ids, spans, masks, masked, valid, careful, q_order, listed, gathers, n_slots, block_q, block_k,
+               width, stride, scale, k_t, v_t, k_rows, dk_t, dv_t, dq, dq_rows, scratch, tokens):
     """Add what the stored blocks of a column give to dk_t (qk_dim, width), dv_t (v_dim, width) and the dq buffer."""
     lanes = lanes_of(scratch)
     qk_pad, v_pad = padded(qk_dim, lanes), padded(v_dim, lanes)
@@ -51,8 +52,8 @@ def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, del
     s, dp = scratch, shift(scratch, group * stride)
     q_rows = shift(dp, group * stride)
     do_rows = shift(q_rows, group * qk_pad)
-    lse2 = shift(do_rows, group * v_pad)
-    means = shift(lse2, group)
+    log_sums = shift(do_rows, group * v_pad)
+    means = shift(log_sums, group)
     runs = shift(tokens, group)
     while slot < stop:
         first = slot
@@ -62,7 +63,7 @@ def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, del
         staged = gathers or holes or n < 16 * n_runs  # many short runs are better one product
         if holes:
             drop_dead(tokens, first, slot, indices, mask_ids, spans, masks, words, block_q, n_slots, valid)
-        statistics(lse2, means, tokens, n, lse, lse_stride, delta, delta_stride)
+        statistics(log_sums, means, tokens, n, lse, lse_stride, delta, delta_stride)
         if staged:
             load_rows(q_rows, qk_pad, q, q_stride, tokens, n, qk_dim, 1.0)
             load_rows(do_rows, v_pad, dout, do_stride, tokens, n, v_dim, 1.0)
@@ -78,8 +79,9 @@ def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, del
             matmul(shift(dp, at * stride), stride, do_here, do_step, 1, v_t, stride, size, width, v_dim, False)
             at += size
         if masked:
-            apply_masks(s, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_q, n_slots, -np.inf)
-        probabilities(s, dp, stride, width, n, scale * LOG2E, lse2, means, scale)
+            apply_masks(s, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_q, n_slots,
+                        -np.inf)
+        probabilities(s, dp, stride, width, n, scale, log_sums, means)
         if masked:
             apply_masks(dp, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_q, n_slots, 0.0)
         at = 0
@@ -96,28 +98,25 @@ def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, del
         for r in range(n_runs):
             block = runs[3 * r + 2]
             row = dq_rows[block] * block_q + runs[3 * r] - indices[block] * block_q
-            matmul(shift(dq, row * qk_pad), qk_pad, shift(dp, at * stride), stride, 1, k_rows, qk_pad, runs[3 * r + 1], qk_pad,
-                   min(block_k, width), True)
+            matmul(shift(dq, row * qk_pad), qk_pad, shift(dp, at * stride), stride, 1, k_rows, qk_pad, runs[3 * r + 1],
+                   qk_pad, min(block_k, width), True)
             at += runs[3 * r + 1]
 
 
-@kernel(dout="stored", q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits",
-        spans="int32", k_order="int32", q_order="int32", n_k_slots="int", n_q_slots="int", heads="int32",
-        places="places", bundles="int64", columns="table", chunks="int64", dq_rows="int32", touched="int64", block_q="int",
-        block_k="int", width="int", gathers="bool", folds="bool", adds="bool", scale="float", lse="stats", delta="stats",
-        dq="scratch", dk="computed", dv="computed", counters="counters", scratch="scratch", tokens="tokens")
-def tile_backward(dout, q, k, v, indptr, indices, mask_ids, masks, spans, k_order, q_order, n_k_slots, n_q_slots,
-                  heads, places, bundles, columns, chunks, dq_rows, touched, block_q, block_k, width, gathers, folds, adds,
-                  scale, lse, delta, dq, dk, dv, counters, scratch, tokens):
+@kernel(dout="stored", q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32",
+        masks="bits", spans="int32", k_order="int32", q_order="int32", n_k_slots="int", n_q_slots="int", heads="int32",
+        places="places", bundles="int64", columns="table", chunks="int64", dq_rows="int32", touched="int64",
+        block_q="int", block_k="int", width="int", gathers="bool", folds="bool", adds="bool", sign="float",
+        scale="float", lse="stats", delta="stats", dq="scratch", dk="computed", dv="computed", counters="counters",
+        scratch="scratch", tokens="tokens")
+def tile_backward(dout, q, k, v, indptr, indices, mask_ids, masks, spans, k_order, q_order, n_k_slots, n_q_slots, heads,
+                  places, bundles, columns, chunks, dq_rows, touched, block_q, block_k, width, gathers, folds, adds,
+                  sign, scale, lse, delta, dq, dk, dv, counters, scratch, tokens):
     """Do work items (batch, bundle of heads, chunk) until the shared counter runs out; the structure's rows are keys.
 
     dk, dv: the gradients, or with `folds` a buffer (batch, bundle, slot of a column, head_dim) to be added up by token.
     """
     n_heads, n_kv_heads, qk_dim, v_dim = heads.size, k.shape[1], q.shape[3], v.shape[3]
-    q_stride, do_stride = q.strides[2] // q.itemsize, dout.strides[2] // dout.itemsize
-    k_stride, v_stride = k.strides[2] // k.itemsize, v.strides[2] // v.itemsize
-    dk_stride, dv_stride = dk.strides[2] // dk.itemsize, dv.strides[2] // dv.itemsize
-    lse_stride, delta_stride = lse.strides[2] // lse.itemsize, delta.strides[2] // delta.itemsize
     q_list, k_list, stored, ids, live, bits = (
         data(q_order), data(k_order), data(indices), data(mask_ids), data(spans), data(masks))
     q_listed, k_listed, masked = q_order.size > 0, k_order.size > 0, mask_ids.size > 0
@@ -140,11 +139,7 @@ def tile_backward(dout, q, k, v, indptr, indices, mask_ids, masks, spans, k_orde
         chunk, rank = item % n_chunks, item // n_chunks
         b, bundle = rank // n_bundles, rank % n_bundles
         kv_head = heads[bundles[bundle]] * n_kv_heads // q.shape[1]
-        k_here = shift(data(k), (b * k.strides[0] + kv_head * k.strides[1]) // k.itemsize)
-        v_here = shift(data(v), (b * v.strides[0] + kv_head * v.strides[1]) // v.itemsize)
         to = bundle if folds else kv_head
-        dk_here = shift(data(dk), (b * dk.strides[0] + to * dk.strides[1]) // dk.itemsize)
-        dv_here = shift(data(dv), (b * dv.strides[0] + to * dv.strides[1]) // dv.itemsize)
         for h in range(bundles[bundle], bundles[bundle + 1]):
             begin = (b * n_heads + h) * touched[n_chunks] + touched[chunk]
             fill(shift(data(dq), begin * block_q * qk_pad), (touched[chunk + 1] - touched[chunk]) * block_q * qk_pad, 0)
@@ -157,32 +152,33 @@ def tile_backward(dout, q, k, v, indptr, indices, mask_ids, masks, spans, k_orde
                 alive[w] = 0
             for h in range(bundles[bundle], bundles[bundle + 1]):
                 line = places[b, h, 0] + col
-                mark_alive(alive, indptr[line], indptr[line + 1], stored, ids, live, bits, masked, words, block_q, n_q_slots,
-                           shift(q_list, places[b, h, 2]), q_listed)
+                mark_alive(alive, indptr[line], indptr[line + 1], stored, ids, live, bits, masked, words, block_q,
+                           n_q_slots, shift(q_list, places[b, h, 2]), q_listed)
             for i in range(width):
                 dead = i >= block_k or (alive[i // WORD] >> (i % WORD)) & 1 == 0
                 read[i] = -1 if dead else k_tokens[i]
-            load_rows(rest, v_pad, v_here, v_stride, read, width, v_dim, 1.0)
+            load_rows(rest, v_pad, head_of(v, b, kv_head), stride_of(v), read, width, v_dim, 1.0)
             transpose_tile(v_t, stride, rest, v_pad, width, v_pad)
-            load_rows(k_rows, qk_pad, k_here, k_stride, read, width, qk_dim, 1.0)
+            load_rows(k_rows, qk_pad, head_of(k, b, kv_head), stride_of(k), read, width, qk_dim, sign)
             transpose_tile(k_t, stride, k_rows, qk_pad, width, qk_pad)
             fill(dk_t, (qk_pad + v_pad) * stride, 0)
             for h in range(bundles[bundle], bundles[bundle + 1]):
                 begin = indptr[places[b, h, 0] + col]
                 length = indptr[places[b, h, 0] + col + 1] - begin
-                add_blocks(shift(data(q), (b * q.strides[0] + heads[h] * q.strides[1]) // q.itemsize), q_stride, qk_dim,
-                           shift(data(dout), (b * dout.strides[0] + heads[h] * dout.strides[1]) // dout.itemsize), do_stride,
-                           v_dim, shift(data(lse), (b * lse.strides[0] + heads[h] * lse.strides[1]) // lse.itemsize),
-                           lse_stride, shift(data(delta), (b * delta.strides[0] + heads[h] * delta.strides[1])
-                                             // delta.itemsize), delta_stride,
-                           begin + length * segment // segments, begin + length * (segment + 1) // segments, stored, ids,
-                           live, bits, masked, valid, careful, shift(q_list, places[b, h, 2]), q_listed, gathers,
-                           n_q_slots, block_q, block_k, width, stride, scale, k_t, v_t, k_rows, dk_t, dv_t,
-                           shift(data(dq), (b * n_heads + h) * touched[n_chunks] * block_q * qk_pad), data(dq_rows), rest, q_tokens)
+                add_blocks(head_of(q, b, heads[h]), stride_of(q), qk_dim, head_of(dout, b, heads[h]), stride_of(dout),
+                           v_dim, head_of(lse, b, heads[h]), stride_of(lse), head_of(delta, b, heads[h]),
+                           stride_of(delta), begin + length * segment // segments,
+                           begin + length * (segment + 1) // segments, stored, ids, live, bits, masked, valid, careful,
+                           shift(q_list, places[b, h, 2]), q_listed, gathers, n_q_slots, block_q, block_k, width,
+                           stride, scale, k_t, v_t, k_rows, dk_t, dv_t,
+                           shift(data(dq), (b * n_heads + h) * touched[n_chunks] * block_q * qk_pad), data(dq_rows),
+                           rest, q_tokens)
             if folds:
                 for i in range(min(block_k, width)):
                     k_tokens[i] = number * block_k + i
+            if sign != 1:
+                multiply(dk_t, qk_pad * stride, sign)  # so far it is the gradient of sign * k
             transpose_tile(rest, qk_pad, dk_t, stride, qk_pad, width)
-            write_rows(dk_here, dk_stride, k_tokens, rest, qk_pad, min(block_k, width), qk_dim, adds)
+            write_rows(head_of(dk, b, to), stride_of(dk), k_tokens, rest, qk_pad, min(block_k, width), qk_dim, adds)
             transpose_tile(rest, v_pad, dv_t, stride, v_pad, width)
-            write_rows(dv_here, dv_stride, k_tokens, rest, v_pad, min(block_k, width), v_dim, adds)
+            write_rows(head_of(dv, b, to), stride_of(dv), k_tokens, rest, v_pad, min(block_k, width), v_dim, adds)

@@ -1,4 +1,4 @@
-"""Block-sparse attention forward: threads draw work items, each some rows of blocks of one head, or a segment of one row.
+"""Block-sparse attention forward: threads draw work items, each some rows of blocks of a head or a segment of a row.
 
 Online softmax over the blocks of a row, all in scratch memory that stays in L2. A very long row is cut into segments;
 whoever finishes its last one merges them all, in their order.
@@ -8,14 +8,16 @@ import numpy as np
 
 from sparseattn.kernels.numba_cpu.compile import kernel, step
 from sparseattn.kernels.numba_cpu.simd import as_computed, data, fetch_add, get, lanes_of, shift
-from sparseattn.kernels.numba_cpu.steps import (GROUP, LN2, LOG2E, WORD, apply_masks, collect, drop_dead, fill, load_rows,
-                                                mask_nobody, matmul, merge_state, online_softmax, padded, rescale,
-                                                run_tokens, tile_stride, tokens_of, transpose_tile, valid_bits, write_rows)
+from sparseattn.kernels.numba_cpu.steps import (GROUP, WORD, apply_masks, collect, drop_dead, fill, head_of,
+                                                load_rows, mask_nobody, matmul, merge_state, online_softmax, padded,
+                                                rescale, run_tokens, stride_of, tile_stride, tokens_of, transpose_tile,
+                                                valid_bits, write_rows)
 
 
 @step
 def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, mask_ids, spans, masks, masked, valid,
-                  careful, k_order, listed, gathers, n_slots, block_q, block_k, width, stride, q_t, m, l, acc, scratch, tokens):
+                  careful, k_order, listed, gathers, n_slots, block_q, block_k, width, stride, scale, q_t, m, l, acc,
+                  scratch, tokens):
     """Bring m, l (width,) and acc (v_dim, width) of a query tile q_t (qk_dim, width) up to date with stored blocks."""
     lanes = lanes_of(scratch)
     qk_pad, v_pad = padded(qk_dim, lanes), padded(v_dim, lanes)
@@ -36,14 +38,15 @@ def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, 
         else:
             n = 0
             for r in range(n_runs):
-                matmul(shift(s, n * stride), stride, shift(as_computed(k), runs[3 * r] * k_stride), k_stride, 1, q_t, stride,
-                       runs[3 * r + 1], width, qk_dim, False)
+                matmul(shift(s, n * stride), stride, shift(as_computed(k), runs[3 * r] * k_stride), k_stride, 1, q_t,
+                       stride, runs[3 * r + 1], width, qk_dim, False)
                 n += runs[3 * r + 1]
         if masked:
-            apply_masks(s, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_k, n_slots, -np.inf)
+            apply_masks(s, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_k, n_slots,
+                        -np.inf)
         if listed:
             mask_nobody(s, stride, tokens, n)
-        if online_softmax(s, stride, width, n, m, l, alpha):
+        if online_softmax(s, stride, width, n, scale, m, l, alpha):
             rescale(acc, stride, width, v_dim, alpha)
         if gathers or holes:
             load_rows(rows, v_pad, v, v_stride, tokens, n, v_dim, 1.0)
@@ -51,30 +54,30 @@ def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, 
         else:
             n = 0
             for r in range(n_runs):
-                matmul(acc, stride, shift(as_computed(v), runs[3 * r] * v_stride), 1, v_stride, shift(s, n * stride), stride,
-                       v_dim, width, runs[3 * r + 1], True)
+                matmul(acc, stride, shift(as_computed(v), runs[3 * r] * v_stride), 1, v_stride, shift(s, n * stride),
+                       stride, v_dim, width, runs[3 * r + 1], True)
                 n += runs[3 * r + 1]
 
 
 @step
 def take_result(m, l, acc, out, out_stride, lse, lse_stride, tokens, stride, width, v_dim, v_pad, rows):
-    """The softmax state that earlier parts left: m = lse in base 2, l = 1, acc = out; l = 0 where they met no key."""
+    """The softmax state that earlier parts left: m = lse, l = 1, acc = out; l = 0 where they met no key."""
     load_rows(rows, v_pad, out, out_stride, tokens, width, v_dim, 1.0)
     transpose_tile(acc, stride, rows, v_pad, width, v_pad)
     for i in range(width):
         m[i], l[i] = -np.inf, 0
         if tokens[i] >= 0 and get(lse, tokens[i] * lse_stride) != -np.inf:
-            m[i], l[i] = get(lse, tokens[i] * lse_stride) * LOG2E, 1
+            m[i], l[i] = get(lse, tokens[i] * lse_stride), 1
 
 
 @step
-def write_result(m, l, acc, out, out_stride, carry, carry_stride, keeps, lse, lse_stride, tokens, stride, width, v_dim, v_pad,
-                 rows, inverse):
+def write_result(m, l, acc, out, out_stride, carry, carry_stride, keeps, lse, lse_stride, tokens, stride, width, v_dim,
+                 v_pad, rows, inverse):
     """out = acc / l, also unrounded in `carry` if a later part goes on from it, and lse."""
     for i in range(width):
         inverse[i] = 1 / l[i] if l[i] != 0 else 0  # only a row without keys has l = 0; NaN must pass
         if tokens[i] >= 0:
-            lse[tokens[i] * lse_stride] = (m[i] + np.log2(l[i])) * LN2 if l[i] != 0 else -np.inf
+            lse[tokens[i] * lse_stride] = m[i] + np.log(l[i]) if l[i] != 0 else -np.inf
     rescale(acc, stride, width, v_dim, inverse)
     transpose_tile(rows, v_pad, acc, stride, v_pad, width)
     write_rows(out, out_stride, tokens, rows, v_pad, width, v_dim, False)
@@ -82,23 +85,21 @@ def write_result(m, l, acc, out, out_stride, carry, carry_stride, keeps, lse, ls
         write_rows(carry, carry_stride, tokens, rows, v_pad, width, v_dim, False)
 
 
-@kernel(q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits", spans="int32",
-        q_order="int32", k_order="int32", n_q_slots="int", n_k_slots="int", heads="int32", places="places",
-        work="table", block_q="int", block_k="int", width="int", gathers="bool", resumes="bool", keeps="bool",
-        scale="float", out="stored out", carry="computed", lse="stats", segments="scratch", counters="counters",
-        scratch="scratch", tokens="tokens")
+@kernel(q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits",
+        spans="int32", q_order="int32", k_order="int32", n_q_slots="int", n_k_slots="int", heads="int32",
+        places="places", work="table", block_q="int", block_k="int", width="int", gathers="bool", resumes="bool",
+        keeps="bool", sign="float", scale="float", out="stored out", carry="computed", lse="stats", segments="scratch",
+        counters="counters", scratch="scratch", tokens="tokens")
 def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_order, n_q_slots, n_k_slots, heads,
-                 places, work, block_q, block_k, width, gathers, resumes, keeps, scale, out, carry, lse, segments, counters,
-                 scratch, tokens):
+                 places, work, block_q, block_k, width, gathers, resumes, keeps, sign, scale, out, carry, lse, segments,
+                 counters, scratch, tokens):
     """Do work items until the shared counter runs out. Any number of threads may be inside; each brings its scratch.
 
     work: (n_items, 5) first row, row after the last, segment, segments of the row, number of its first one; places:
-    (batch, n_heads of the part, 3) where indptr and both orders of a head begin; `carry`: out in full precision.
+    (batch, n_heads of the part, 3) where indptr and both orders of a head begin; sign, scale > 0: the factors of a
+    score; carry: out in full precision.
     """
     n_heads, n_kv_heads, qk_dim, v_dim = heads.size, k.shape[1], q.shape[3], v.shape[3]
-    q_stride, k_stride, v_stride = q.strides[2] // q.itemsize, k.strides[2] // k.itemsize, v.strides[2] // v.itemsize
-    out_stride, carry_stride = out.strides[2] // out.itemsize, carry.strides[2] // carry.itemsize
-    lse_stride = lse.strides[2] // lse.itemsize
     q_list, k_list, stored, ids, live, bits = (
         data(q_order), data(k_order), data(indices), data(mask_ids), data(spans), data(masks))
     q_listed, k_listed, masked = q_order.size > 0, k_order.size > 0, mask_ids.size > 0
@@ -124,27 +125,22 @@ def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_or
         b, h = place // n_heads, place % n_heads
         head = heads[h]
         kv_head = head * n_kv_heads // q.shape[1]
-        q_here = shift(data(q), (b * q.strides[0] + head * q.strides[1]) // q.itemsize)
-        k_here = shift(data(k), (b * k.strides[0] + kv_head * k.strides[1]) // k.itemsize)
-        v_here = shift(data(v), (b * v.strides[0] + kv_head * v.strides[1]) // v.itemsize)
-        out_here = shift(data(out), (b * out.strides[0] + head * out.strides[1]) // out.itemsize)
-        carry_here = shift(data(carry), (b * carry.strides[0] + head * carry.strides[1]) // carry.itemsize)
-        lse_here = shift(data(lse), (b * lse.strides[0] + head * lse.strides[1]) // lse.itemsize)
+        out_here, carry_here, lse_here = head_of(out, b, head), head_of(carry, b, head), head_of(lse, b, head)
         segment, row_segments = work[item, 2], work[item, 3]
         for row in range(work[item, 0], work[item, 1]):
             tokens_of(q_tokens, shift(q_list, places[b, h, 1]), q_listed, row * block_q, width,
                       min(n_q_slots, (row + 1) * block_q))
             careful = valid_bits(valid, q_tokens, (block_q + WORD - 1) // WORD, min(block_q, width))
-            load_rows(rest, qk_pad, q_here, q_stride, q_tokens, width, qk_dim, scale * LOG2E)
+            load_rows(rest, qk_pad, head_of(q, b, head), stride_of(q), q_tokens, width, qk_dim, sign)
             transpose_tile(q_t, stride, rest, qk_pad, width, qk_pad)
             fill(m, stride, -np.inf)
             fill(l, (v_pad + 1) * stride, 0)
             begin = indptr[places[b, h, 0] + row]
             length = indptr[places[b, h, 0] + row + 1] - begin
-            attend_blocks(k_here, k_stride, qk_dim, v_here, v_stride, v_dim, begin + length * segment // row_segments,
-                          begin + length * (segment + 1) // row_segments, stored, ids, live, bits, masked, valid, careful,
-                          shift(k_list, places[b, h, 2]), k_listed, gathers, n_k_slots, block_q, block_k, width,
-                          stride, q_t, m, l, acc, rest, k_tokens)
+            attend_blocks(head_of(k, b, kv_head), stride_of(k), qk_dim, head_of(v, b, kv_head), stride_of(v), v_dim,
+                          begin + length * segment // row_segments, begin + length * (segment + 1) // row_segments,
+                          stored, ids, live, bits, masked, valid, careful, shift(k_list, places[b, h, 2]), k_listed,
+                          gathers, n_k_slots, block_q, block_k, width, stride, scale, q_t, m, l, acc, rest, k_tokens)
             if row_segments > 1:
                 first = place * n_segments + work[item, 4]
                 mine = shift(data(segments), (first + segment) * size)
@@ -156,11 +152,12 @@ def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_or
                 fill(l, (v_pad + 1) * stride, 0)
                 for i in range(row_segments):
                     theirs = shift(data(segments), (first + i) * size)
-                    merge_state(m, l, acc, theirs, shift(theirs, stride), shift(theirs, 2 * stride), stride, width, v_dim)
+                    merge_state(m, l, acc, theirs, shift(theirs, stride), shift(theirs, 2 * stride), stride, width,
+                                v_dim)
             if resumes:
                 theirs = shift(other, 2 * stride)
-                take_result(other, shift(other, stride), theirs, carry_here, carry_stride, lse_here, lse_stride, q_tokens,
-                            stride, width, v_dim, v_pad, rest)
+                take_result(other, shift(other, stride), theirs, carry_here, stride_of(carry), lse_here, stride_of(lse),
+                            q_tokens, stride, width, v_dim, v_pad, rest)
                 merge_state(m, l, acc, other, shift(other, stride), theirs, stride, width, v_dim)
-            write_result(m, l, acc, out_here, out_stride, carry_here, carry_stride, keeps, lse_here, lse_stride, q_tokens,
-                         stride, width, v_dim, v_pad, rest, other)
+            write_result(m, l, acc, out_here, stride_of(out), carry_here, stride_of(carry), keeps, lse_here,
+                         stride_of(lse), q_tokens, stride, width, v_dim, v_pad, rest, other)

@@ -1,0 +1,78 @@
+"""explain and backends: what would run, at what cost, and why not the rest."""
+
+import numpy as np
+import pytest
+
+import sparseattn as sa
+from sparseattn import patterns
+
+
+def inputs(n=300, n_heads=4, n_kv_heads=2, qk_dim=64, v_dim=32):
+    q, k, v = ((1, n_heads, n, qk_dim), (1, n_kv_heads, n, qk_dim), (1, n_kv_heads, n, v_dim))
+    return tuple(np.zeros(shape, np.float32) for shape in (q, k, v))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_numbers(backward):
+    pattern = patterns.strided(300, stride=16)
+    found = sa.explain(*inputs(), pattern, backward=backward)
+    assert found.backend == "numba_cpu" and found.backward is backward
+    assert len(found.parts) == len(pattern.tiles())
+    assert sum(part.kept_pairs for part in found.parts) == 4 * pattern.nnz
+    assert all(part.stored_pairs >= part.kept_pairs for part in found.parts)
+    assert found.flops == sum(part.flops for part in found.parts)
+    assert found.dense_flops == 2 * 4 * 300 * 300 * (3 * 64 + 2 * 32 if backward else 64 + 32)
+    assert found.seconds > 0 and found.bytes > 0 and found.n_threads >= 1
+    assert found.refused == {"reference": "runs only when asked for by name"}
+
+
+def test_by_name():
+    found = sa.explain(*inputs(), patterns.causal(300), backend="reference")
+    assert found.backend == "reference" and found.seconds is None and found.parts == ()
+    assert found.flops == found.dense_flops
+    assert found.refused == {"numba_cpu": "reference was asked for by name"}
+    assert repr(found).startswith("reference, forward: 69.1 MFLOP (100.0% of dense)")
+
+
+def test_repr_says_what_a_person_asks():
+    text = repr(sa.explain(*inputs(), patterns.strided(300, stride=16)))
+    for words in ("numba_cpu, forward: ", "% of dense", "about", "tile_forward: ", "blocks of", "pairs attended",
+                  "not reference: runs only when asked for by name"):
+        assert words in text
+
+
+def test_nothing_to_do():
+    q, k, v = inputs(n=0)
+    found = sa.explain(q, k, v, patterns.dense(0))
+    assert found.flops == found.dense_flops == 0 and "0 FLOP" in repr(found)
+
+
+def test_takes_and_refuses_what_attend_does():
+    q, k, v = inputs()
+    sa.explain(q, k, v, patterns.causal(300), scale=1.0, bias=None, softcap=None, sinks=None, dropout=0.0, seed=1,
+               return_lse=True, out=np.empty(q.shape[:3] + (32,), np.float32), backend=None)
+    with pytest.raises(ValueError, match="out has shape"):
+        sa.explain(q, k, v, patterns.causal(300), out=np.empty(3, np.float32))
+    with pytest.raises(NotImplementedError, match="sinks is not available"):
+        sa.explain(q, k, v, patterns.causal(300), sinks=q)
+
+
+def test_backends():
+    found = {backend.name: backend for backend in sa.backends()}
+    assert list(found) == ["numba_cpu", "reference"]
+    assert found["numba_cpu"].usable and found["numba_cpu"].reason is None and found["numba_cpu"].cure is None
+    assert not found["numba_cpu"].only_by_name and found["reference"].only_by_name
+    assert repr(found["reference"]) == "<reference: usable, only by name>"
+
+
+def test_backends_say_why_not(monkeypatch):
+    from sparseattn.kernels import numba_cpu
+
+    monkeypatch.setattr(numba_cpu, "why_not", lambda *call: "numba is not installed; pip install numba")
+    found = sa.backends()[0]
+    assert (found.usable, found.reason, found.cure) == (False, "numba is not installed", "pip install numba")
+    assert repr(found) == "<numba_cpu: not usable: numba is not installed; pip install numba>"
+    with pytest.raises(NotImplementedError, match=r"no backend can run this call \(numba_cpu: numba is not installed"):
+        sa.attend(*inputs(), patterns.causal(300))
+    assert sa.explain(*inputs(), patterns.causal(300), backend="reference").refused == {
+        "numba_cpu": "numba is not installed; pip install numba"}

@@ -1,0 +1,74 @@
+"""The oracle's gradients against finite differences, and its softmax against the plainest loop."""
+
+import numpy as np
+import pytest
+
+import oracle
+
+CASES = {"grouped heads": ((2, 4, 5, 3), (2, 2, 6, 3), (2, 2, 6, 4), (1, 1)),
+         "masks per head": ((1, 2, 4, 3), (1, 1, 4, 3), (1, 1, 4, 2), (1, 2)),
+         "masks per batch": ((2, 2, 3, 2), (2, 2, 7, 2), (2, 2, 7, 2), (2, 1))}
+
+
+def _drawn(case):
+    q, k, v, axes = CASES[case]
+    rng = np.random.default_rng(0)
+    mask = rng.random(axes + (q[2], k[2])) < 0.6
+    mask[..., 1, :] = False
+    mask[..., 2] = False
+    return *(rng.standard_normal(shape) for shape in (q, k, v, q[:3] + v[3:], q[:3])), mask
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_differences(case):
+    q, k, v, dout, dlse, mask = _drawn(case)
+
+    def loss():
+        out, lse = oracle.attention(q, k, v, mask, 0.7)
+        return (out * dout).sum() + (np.where(np.isfinite(lse), lse, 0) * dlse).sum()
+
+    for x, gradient in zip((q, k, v), oracle.gradients(dout, q, k, v, mask, 0.7, dlse)):
+        for at in np.ndindex(x.shape):
+            old, step = x[at], 1e-5
+            x[at] = old + step
+            above = loss()
+            x[at] = old - step
+            below = loss()
+            x[at] = old
+            assert abs((above - below) / (2 * step) - gradient[at]) < 1e-8
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_from_stored_statistics_are_the_same(case):
+    q, k, v, dout, dlse, mask = _drawn(case)
+    exact = oracle.attention(q, k, v, mask) + oracle.gradients(dout, q, k, v, mask, dlse=dlse)
+    for result in oracle.plain(dout, q, k, v, mask, dlse=dlse, dtype=np.float64):
+        for a, b in zip(result, exact):
+            assert np.allclose(a, b, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_attention_is_a_softmax_row_by_row(case):
+    q, k, v, _, _, mask = _drawn(case)
+    out, lse = oracle.attention(q, k, v, mask)
+    for b, h, i in np.ndindex(q.shape[:3]):
+        kv_head = h * k.shape[1] // q.shape[1]
+        row = mask[b * mask.shape[0] // q.shape[0], h * mask.shape[1] // q.shape[1], i]
+        weights = np.exp(k[b, kv_head, row] @ q[b, h, i] / np.sqrt(q.shape[3]))
+        if not row.any():
+            assert not out[b, h, i].any() and lse[b, h, i] == -np.inf
+            continue
+        assert np.allclose(out[b, h, i], weights @ v[b, kv_head, row] / weights.sum(), atol=1e-14)
+        assert np.isclose(lse[b, h, i], np.log(weights.sum()), atol=1e-14)
+
+
+def test_rules_by_hand():
+    window = oracle.sliding_window(4, left=1)[0, 0].astype(int)
+    assert window.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    assert oracle.causal(2, 4)[0, 0].astype(int).tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert oracle.documents([1, 2], causal=True)[0, 0].astype(int).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+    assert oracle.strided(5, stride=2)[0, 0, 4].astype(int).tolist() == [1, 0, 1, 1, 1]
+    chunks = oracle.block_local(4, block=2)[0, 0].astype(int)
+    assert chunks.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    blocks = oracle.bigbird(6, block_size=1, rand_blocks=[[[4], [4], [1], [0]]])[0, 0].astype(int)
+    assert blocks[2].tolist() == [1, 1, 1, 1, 1, 1] and blocks[4].tolist() == [1, 0, 0, 1, 1, 1]
