@@ -299,10 +299,10 @@ _EXP2 = {
 
 @intrinsic
 def exp(typingctx, x):
-    """e**x for x <= 0; exactly 0 from about half the smallest normal number down, -inf included; NaN passes.
+    """e**x for x <= 0; exactly 0 from about the smallest normal number down, -inf included; NaN passes.
 
-    Adding 1.5 * 2**mantissa rounds to an integer that then stands in the low bits, where the exponent is taken from. At
-    the lower end 1.0 with that exponent taken off is the bit pattern of 0, so nothing has to be selected.
+    Adding 1.5 * 2**mantissa + bias rounds x log2(e) to an integer n and leaves n + bias in the low bits: shifted up they
+    are 2**n, or 0 where n = -bias. So nothing has to be selected or converted.
     """
 
     def codegen(context, builder, sig, args):
@@ -310,17 +310,17 @@ def exp(typingctx, x):
         kind = args[0].type
         integer = ir.VectorType(ir.IntType(bits), lanes)
         mantissa, bias = (23, 127) if bits == 32 else (52, 1023)
-        lowest, rounder = constant(kind, -float(bias)), constant(kind, 1.5 * 2**mantissa)
-        power_of_2 = builder.fmul(args[0], constant(kind, 1.4426950408889634))
-        clamped = builder.select(builder.fcmp_ordered(">", lowest, power_of_2), lowest, power_of_2)
-        shifted = builder.fadd(clamped, rounder)
-        rest = builder.fsub(clamped, builder.fsub(shifted, rounder))
+        log2e, rounder = constant(kind, 1.4426950408889634), constant(kind, 1.5 * 2**mantissa + bias)
+        lowest = constant(kind, (0.25 - bias) * 0.6931471805599453)  # rounds to n = -bias
+        clamped = builder.select(builder.fcmp_ordered(">", lowest, args[0]), lowest, args[0])
+        shifted = call(builder, "fmuladd", clamped, log2e, rounder)
+        rest = call(builder, "fmuladd", clamped, log2e, builder.fsub(rounder, shifted))
         coefficients = _EXP2[bits]
         total = constant(kind, coefficients[-1])
         for c in reversed(coefficients[:-1]):
             total = call(builder, "fmuladd", total, rest, constant(kind, c))
-        exponent = builder.shl(builder.bitcast(shifted, integer), constant(integer, mantissa))
-        return builder.bitcast(builder.add(builder.bitcast(total, integer), exponent), kind)
+        power = builder.shl(builder.bitcast(shifted, integer), constant(integer, mantissa))
+        return builder.fmul(total, builder.bitcast(power, kind))
 
     return x(x), codegen
 
