@@ -36,9 +36,11 @@ class Memo:
 
 
 def digest(*items) -> bytes:
-    """A 16-byte fingerprint of arrays (dtype, shape and bytes) and of anything else by its repr."""
+    """A 16-byte fingerprint of arrays (dtype, shape and bytes; a GPU's are waited for) and of the rest by its repr."""
     state = hashlib.blake2b(digest_size=16)
     for item in items:
+        if hasattr(item, "__cuda_array_interface__"):
+            item = item.get()
         if isinstance(item, np.ndarray):
             state.update(repr((item.dtype.str, item.shape)).encode())
             state.update(np.ascontiguousarray(item).data)
@@ -82,12 +84,12 @@ class Order:
 
     @property
     def n_slots(self) -> int:
-        return int(np.prod([n for _, n, _ in self.digits])) if self.is_affine else self.tokens.shape[2]
+        return self.tokens.shape[2] if self.tokens is not None else int(np.prod([n for _, n, _ in self.digits]))
 
     @property
     def lead(self) -> tuple[int, int]:
         """(1 | batch, 1 | heads) of the list; an affine order is shared."""
-        return (1, 1) if self.is_affine else self.tokens.shape[:2]
+        return self.tokens.shape[:2] if self.tokens is not None else (1, 1)
 
     def listing(self) -> Array:
         """int32 (1 | batch, 1 | heads, n_slots), written out on first use. Kept."""

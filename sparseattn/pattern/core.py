@@ -110,7 +110,18 @@ class Pattern(Builders):
         return max(self.batch, other.batch), max(self.n_heads, other.n_heads)
 
     def same_pairs(self, other: Pattern) -> bool:
-        """Whether both hold the same pairs, however they are stored. Costs two differences."""
+        """Whether both hold the same pairs, however they are stored.
+
+        Parameters
+        ----------
+        other : Pattern
+            Any pattern; one of another shape holds other pairs.
+
+        Returns
+        -------
+        bool
+            Costs two differences.
+        """
         return self.shape == other.shape and (self - other).nnz == 0 and (other - self).nnz == 0
 
     @property
@@ -155,8 +166,18 @@ class Pattern(Builders):
         return files.to_scipy(self)
 
     def to(self, device: str) -> Pattern:
-        """The pattern with its arrays on a device: "cpu" (NumPy) or "cuda" (CuPy, the current device). A copy, if it
-        moves."""
+        """The pattern with its arrays on a device.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+            NumPy arrays, or CuPy arrays on the current GPU.
+
+        Returns
+        -------
+        Pattern
+            This one if it is there already, else a copy.
+        """
         return devices.move(self, device)
 
     @property
@@ -250,12 +271,34 @@ class Pattern(Builders):
         return picture.plot(self, ax, head, batch)
 
     def save(self, path) -> None:
-        """Write the pattern to one `.npz` file, without pickle."""
+        """Write the pattern to one `.npz` file, without pickle.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file; an existing one is replaced.
+        """
         files.save(self, path)
 
     @staticmethod
     def load(path) -> Pattern:
-        """Read a file written by `save`. ValueError for anything damaged, before memory is taken for it."""
+        """Read a file written by `save`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+
+        Returns
+        -------
+        Pattern
+            Checked by every rule of `check`.
+
+        Raises
+        ------
+        ValueError
+            The file is damaged, hostile or something else; sizes are compared before memory is taken.
+        """
         return files.load(path)
 
     def spread(self) -> tuple[BlockCSR | Ranges, ...]:

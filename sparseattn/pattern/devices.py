@@ -17,8 +17,13 @@ def move(pattern, device):
 
 def device_of(pattern):
     """Where the arrays of a pattern are: "cpu" or "cuda"."""
-    on_gpu = any(hasattr(getattr(p, f.name), "__cuda_array_interface__") for p in pattern.parts for f in fields(p))
-    return "cuda" if on_gpu else "cpu"
+    return "cuda" if any(_on_gpu(part) for part in pattern.parts) else "cpu"
+
+
+def _on_gpu(record):
+    """Whether a part or order, or an order within it, holds an array of a GPU."""
+    values = [getattr(record, field.name) for field in fields(record)]
+    return any(hasattr(v, "__cuda_array_interface__") or (isinstance(v, Order) and _on_gpu(v)) for v in values)
 
 
 def _converted(record, convert):

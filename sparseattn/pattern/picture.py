@@ -54,7 +54,6 @@ def coverage(pattern, cells=CELLS):
 
 def _counts(part, q_edges, k_edges):
     """Pairs of a part in each cell of a grid given by its edges."""
-    n_q, n_k = part.shape
     if isinstance(part, Ranges) and part.k_order is None:
         starts, stops = (x[0, 0].astype(np.int64) for x in at_queries(select(part, [0], [0]), None))
         inside = np.clip(stops[:, None], None, k_edges[1:]) - np.clip(starts[:, None], k_edges[:-1], None)
