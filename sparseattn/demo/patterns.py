@@ -26,7 +26,6 @@ def by_position(n_tokens, n_heads):
 def by_content():
     """Name -> function of (q, k) that returns a Pattern."""
     return {
-        "window 64 + first 4 + 16 blocks of 16": lambda q, k: near_and_chosen(q, k, block_size=16, n_blocks=16),
         "window 64 + first 4 + 32 blocks of 8": lambda q, k: near_and_chosen(q, k, block_size=8, n_blocks=32),
     }
 

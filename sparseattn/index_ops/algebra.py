@@ -123,9 +123,9 @@ def _side_by_side(a, b, n_heads):
     """Two alike parts about different heads, or different batch items, as one; else None."""
     if not _alike(a, b):
         return None
-    if a.heads is None:
+    if _same_heads(a, b):
         return merged(a, b, n_heads)
-    if np.intersect1d(a.heads, b.heads).size:
+    if a.heads is None or b.heads is None or np.intersect1d(a.heads, b.heads).size:
         return None
     if a.lead[1] == b.lead[1] == 1 and replace(a, heads=None).digest == replace(b, heads=None).digest:
         return replace(a, heads=np.union1d(a.heads, b.heads))

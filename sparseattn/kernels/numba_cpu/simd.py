@@ -301,8 +301,8 @@ _EXP2 = {
 def exp(typingctx, x):
     """e**x for x <= 0; exactly 0 from about the smallest normal number down, -inf included; NaN passes.
 
-    Adding 1.5 * 2**mantissa + bias rounds x log2(e) to an integer n and leaves n + bias in the low bits: shifted up they
-    are 2**n, or 0 where n = -bias. So nothing has to be selected or converted.
+    Adding 1.5 * 2**mantissa + bias rounds x log2(e) to an integer n and leaves n + bias in the low bits: shifted up
+    they are 2**n, or 0 where n = -bias. So nothing has to be selected or converted.
     """
 
     def codegen(context, builder, sig, args):
