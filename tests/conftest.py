@@ -1,8 +1,13 @@
 """Fixtures shared by the tests."""
 
 import pytest
+from hypothesis import settings
 
 import sparseattn as sa
+
+# a shared machine may stall any example; the same examples every time
+settings.register_profile("steady", deadline=None, derandomize=True, max_examples=80)
+settings.load_profile("steady")
 
 
 @pytest.fixture(params=["numba_cpu", "reference"])

@@ -11,6 +11,8 @@ import numpy as np
 
 from sparseattn.structure import Order
 
+CHUNK = 1 << 17  # queries searched for at a time
+
 
 def composed(from_order, to_order):
     """For each slot of one order the slot of its token in the other, -1 where there is none; None: the same slots.
@@ -143,27 +145,33 @@ def locate(a, b):
     starts, stops, s, e = (np.broadcast_to(x, lead + (n,)) for x in (a.starts, a.stops, s, e))
     low, high = np.empty(lead + (n,), np.int32), np.empty(lead + (n,), np.int32)
     for at in np.ndindex(lead):
-        rising = c[at[0] % c.shape[0], at[1] % c.shape[1]]
-        found = _bounds_in_runs(rising, starts[at], stops[at], s[at], e[at])
-        if found is None:
-            return None
-        low[at], high[at] = found
+        runs = _Runs(c[at[0] % c.shape[0], at[1] % c.shape[1]])
+        for first in range(0, n, CHUNK):
+            piece = (*at, slice(first, first + CHUNK))
+            found = runs.bounds(starts[piece], stops[piece], s[piece], e[piece])
+            if found is None:
+                return None
+            low[piece], high[piece] = found
     return canonical(low, high)
 
 
-def _bounds_in_runs(c, starts, stops, s, e):
-    """Within [starts, stops) the slots whose c lies in [s, e); None unless c rises along every such range."""
-    run = np.zeros(c.size, np.int64)
-    np.cumsum(c[1:] <= c[:-1], out=run[1:])
-    some = stops > starts
-    first, last = np.minimum(starts, c.size - 1), np.maximum(stops - 1, 0)
-    if (some & (run[first] != run[last])).any():
-        return None
-    span = int(c.max()) + 2
-    key = run * span + c
-    low = np.searchsorted(key, run[first] * span + np.minimum(s, span - 1))
-    high = np.searchsorted(key, run[first] * span + np.minimum(e, span - 1))
-    return np.clip(low, starts, stops), np.clip(high, starts, stops)
+class _Runs:
+    """The runs along which a sequence rises, as one rising sequence of numbers to search in."""
+
+    def __init__(self, c):
+        self.run = np.zeros(c.size, np.int64)
+        np.cumsum(c[1:] <= c[:-1], out=self.run[1:])
+        self.span = int(c.max()) + 2
+        self.key = self.run * self.span + c
+
+    def bounds(self, starts, stops, s, e):
+        """Within [starts, stops) the slots whose number lies in [s, e); None where such a range leaves its run."""
+        first, last = np.minimum(starts, self.key.size - 1), np.maximum(stops - 1, 0)
+        run = self.run[first]
+        if ((stops > starts) & (run != self.run[last])).any():
+            return None
+        low, high = (np.searchsorted(self.key, run * self.span + np.minimum(x, self.span - 1)) for x in (s, e))
+        return np.clip(low, starts, stops), np.clip(high, starts, stops)
 
 
 def keep_keys(part, wanted):
