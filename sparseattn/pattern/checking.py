@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from sparseattn.index_ops.algebra import intersection
+from sparseattn.index_ops.algebra import as_blocks, intersection
+from sparseattn.index_ops.pairs import pairs
 from sparseattn.structure import BlockCSR, Order, Ranges
 
 
@@ -146,8 +147,6 @@ def _check_ranges(part):
         nobody = part.q_order.listing() < 0
         _require(not (nobody & (part.stops > part.starts)).any(), "a slot of nobody has keys")
     if part.k_order is not None and part.k_order.repeats:
-        from sparseattn.index_ops.algebra import as_blocks
-
         _check_no_pair_twice(as_blocks(part))
 
 
@@ -164,7 +163,7 @@ def _check_blocks(part):
     _require(part.n_blocks == 0 or (part.indices.min() >= 0 and part.indices.max() < part.n_cols),
              f"indices leave 0 to {part.n_cols - 1}")
     inside = np.ones(max(part.n_blocks - 1, 0), bool)
-    edges = np.concatenate([part.indptr.ravel()])
+    edges = part.indptr.ravel()
     inside[edges[(edges > 0) & (edges < part.n_blocks)] - 1] = False
     _require((np.diff(part.indices)[inside] > 0).all(), "indices must rise within a row")
     _require((part.mask_ids is None) == (part.masks is None), "mask_ids and masks come together")
@@ -181,8 +180,6 @@ def _check_blocks(part):
 
 
 def _check_no_pair_twice(part):
-    from sparseattn.index_ops.pairs import pairs
-
     numbers = [((b * part.lead[1] + h) * part.shape[0] + q) * part.shape[1] + k for b, h, q, k in pairs(part)]
     numbers = np.sort(np.concatenate(numbers)) if numbers else np.zeros(0, np.int64)
     _require((np.diff(numbers) > 0).all(), "a pair stands twice, through a key at several slots")

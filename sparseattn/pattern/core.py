@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from sparseattn.index_ops.algebra import as_tiles, compact, difference, intersection
-from sparseattn.index_ops.axes import spread
 from sparseattn.index_ops.blocks import reblock
 from sparseattn.index_ops.counting import count_pairs, write_dense
 from sparseattn.index_ops.transpose import transposed
@@ -300,10 +299,6 @@ class Pattern(Builders):
             The file is damaged, hostile or something else; sizes are compared before memory is taken.
         """
         return files.load(path)
-
-    def spread(self) -> tuple[BlockCSR | Ranges, ...]:
-        """The parts with `heads` written out: every axis 1 or whole."""
-        return tuple(spread(p, self.batch, self.n_heads) for p in self.parts)
 
 
 def _union_rank(part):
