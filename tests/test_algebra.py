@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import any_pattern, over, pattern_pairs
@@ -132,8 +133,7 @@ def test_to_scipy_and_back():
 
 
 def test_every_stored_entry_of_a_scipy_matrix_is_kept():
-    sparse = pytest.importorskip("scipy.sparse")
-    matrix = sparse.csr_array((np.array([1.0, 0.0, 2.0]), np.array([4, 0, 4]), np.array([0, 1, 3])), shape=(2, 5))
+    matrix = scipy.sparse.csr_array((np.array([1.0, 0.0, 2.0]), np.array([4, 0, 4]), np.array([0, 1, 3])), shape=(2, 5))
     assert np.array_equal(Pattern.from_scipy(matrix).to_dense()[0, 0], [[0, 0, 0, 0, 1], [1, 0, 0, 0, 1]])
 
 

@@ -112,8 +112,7 @@ class Builders:
         if (numbers[1:] == numbers[:-1]).any():
             twice = int(numbers[1:][numbers[1:] == numbers[:-1]][0])
             raise ValueError(f"key {twice % shape[1]} stands twice in row {twice // shape[1] % shape[0]}; list each "
-                             "key of a "
-                             f"query once")
+                             "key of a query once")
         cells = Cells(shape, (1, 1), indptr.shape[:2], numbers, np.zeros(numbers.size, np.int32), full_mask((1, 1)))
         pattern = cls.from_parts([from_cells(cells)], shape, *indptr.shape[:2])
         return pattern if block_size is None else pattern.reblock(block_size)
@@ -135,8 +134,7 @@ class Builders:
         """
         if not hasattr(matrix, "tocsr"):
             raise TypeError(f"from_scipy takes a scipy.sparse matrix or array, got {type(matrix).__name__}; use "
-                            "from_mask for a "
-                            f"dense boolean array")
+                            "from_mask for a dense boolean array")
         csr = matrix.tocsr(copy=True)
         csr.sum_duplicates()
         return cls.from_csr(csr.indptr, csr.indices, csr.shape[1], block_size=block_size)
@@ -280,8 +278,7 @@ def _asked(function: Callable[..., Any], rows, shape):
         return np.broadcast_to(answer, (rows.stop - rows.start, shape[1]))[None, None]
     except ValueError:
         raise ValueError(f"the mask function returned shape {answer.shape} for q_pos {q_pos.shape} and k_pos "
-                         f"{k_pos.shape}; it "
-                         f"must broadcast to {(rows.stop - rows.start, shape[1])}") from None
+                         f"{k_pos.shape}; it must broadcast to {(rows.stop - rows.start, shape[1])}") from None
 
 
 def _blocks_of(strip, lead, shape, block_size) -> BlockCSR:

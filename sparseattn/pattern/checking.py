@@ -77,8 +77,7 @@ def blocks_shape(wanted, grid, size):
     for n, blocks, b, name in zip(wanted, grid, size, ("n_queries", "n_keys")):
         if -(-n // b) != blocks:
             raise ValueError(f"shape has {name} {n}, which takes {-(-n // b)} blocks of {b}, but the layout has "
-                             f"{blocks}; give "
-                             f"{(blocks - 1) * b + 1} to {blocks * b} tokens or another layout")
+                             f"{blocks}; give {(blocks - 1) * b + 1} to {blocks * b} tokens or another layout")
     return wanted
 
 

@@ -99,8 +99,7 @@ class Pattern(Builders):
                             f"Pattern.from_mask or another builder")
         if self.shape != other.shape:
             raise ValueError(f"pattern {sign} pattern: shapes {self.shape} and {other.shape} differ; build both for "
-                             "the same "
-                             f"n_queries and n_keys")
+                             "the same n_queries and n_keys")
         for name, a, b in (("batch", self.batch, other.batch), ("n_heads", self.n_heads, other.n_heads)):
             fits = a == b or 1 in (a, b) or (name == "n_heads" and max(a, b) % min(a, b) == 0)
             if not fits:

@@ -144,8 +144,7 @@ def to_scipy(pattern):
 
     if pattern.batch > 1 or pattern.n_heads > 1:
         raise ValueError(f"the pattern has {pattern.batch} batch items and {pattern.n_heads} heads, a SciPy matrix "
-                         "one of each; "
-                         f"slice it first, as in pattern[0, 0].to_scipy()")
+                         "one of each; slice it first, as in pattern[0, 0].to_scipy()")
     rows, cols = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for part in pattern.parts:
         for _, _, q, k in pairs(as_blocks(part)):

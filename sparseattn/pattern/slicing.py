@@ -46,8 +46,7 @@ def _window(key, n, axis):
         return Window(int(key) % n, 1, 1)
     if not isinstance(key, slice):
         raise TypeError(f"{axis} of a pattern are indexed by slices or whole numbers, got {type(key).__name__}; for "
-                        "a list of tokens "
-                        f"combine patterns instead")
+                        "a list of tokens combine patterns instead")
     start, stop, step = key.indices(n)
     if step < 1:
         raise ValueError(f"{axis} slice has step {step}; a pattern's slices need a positive step")
@@ -122,5 +121,4 @@ def _check_alike(patterns, axis):
         free = other == axis % 4 or (other < 2 and len(seen - {1}) <= 1)
         if len(seen) > 1 and not free:
             raise ValueError(f"patterns have {sorted(seen)} {AXES[other]}; they must agree on every axis but the one "
-                             "they are put "
-                             f"together along")
+                             "they are put together along")

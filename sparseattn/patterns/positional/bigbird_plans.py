@@ -73,8 +73,7 @@ def legacy_plan(n_rows, n_random, n_heads, seed, block_size, max_length):
     m = max_length // block_size
     if m < n_rows:
         raise ValueError(f"the legacy plan is for at most max_length={max_length} tokens, {m} blocks, but there are "
-                         f"{n_rows} blocks; "
-                         f"raise max_length")
+                         f"{n_rows} blocks; raise max_length")
     last = 1024 // block_size - 1 if block_size < 512 else m - 1
     middle = np.arange(1, m - 1, dtype=np.int32)
     drawn = np.zeros((n_heads, m - 2, n_random), np.int32)

@@ -61,8 +61,7 @@ def _total(arrays, name):
     totals = {int(x.sum()) for x in arrays}
     if len(totals) > 1:
         raise ValueError(f"{name} add up to {sorted(totals)} tokens in different batch items; pad them to one total "
-                         "with a document of "
-                         f"the rest")
+                         "with a document of the rest")
     return totals.pop()
 
 

@@ -60,8 +60,7 @@ def _flags(positions, n):
         return positions if positions.ndim == 2 else positions[None]
     if positions.size and (not np.issubdtype(positions.dtype, np.integer) or positions.ndim != 1):
         raise TypeError(f"positions is an array of {positions.dtype} with {positions.ndim} axes; expected a list of "
-                        "tokens, or bool "
-                        f"(batch, n_tokens)")
+                        "tokens, or bool (batch, n_tokens)")
     if positions.size and (positions.min() < 0 or positions.max() >= n):
         raise ValueError(f"positions holds {positions.min()} to {positions.max()}; expected tokens from 0 to {n - 1}")
     flags = np.zeros((1, n), bool)
