@@ -8,24 +8,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparseattn.counts import Counts
+from sparseattn.options import PLAIN, Options
 from sparseattn.pattern import Pattern
-from sparseattn.xp import compute_dtype, library
+from sparseattn.terms import Bias, Dense
+from sparseattn.xp import compute_dtype, library, namespace
 
 Array = Any
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32_MAX, _FLOAT32_TINY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 _LAYOUT = "(batch, n_heads, n_tokens, head_dim), (n_heads, n_tokens, head_dim) or (n_tokens, head_dim)"
 
 
 class Call(NamedTuple):
-    """A checked call: 4-D views of q, k, v, the scale as a float, the arrays' library and the number of axes of q."""
+    """A checked call: 4-D views of q, k, v, the pattern to run over, the scale as a float, the arrays' library, the
+    number of axes of q, the options as backends take them, and what the bias of those was bound from."""
 
     q: Array
     k: Array
     v: Array
+    pattern: Pattern
     scale: float
     library: str
     ndim: int
+    options: Options = PLAIN
+    bias: Bias | None = None
 
     @property
     def lse_dtype(self):
@@ -48,24 +55,24 @@ def check_call(q, k, v, pattern, scale) -> Call:
     q, k, v = (batched(x) for x in (q, k, v))
     _check_shapes(q.shape, k.shape, v.shape)
     _check_pattern(pattern, q.shape, k.shape, lib)
-    return Call(q, k, v, _checked_scale(scale, q), lib, ndim)
+    return Call(q, k, v, pattern, _checked_scale(scale, q), lib, ndim)
 
 
-def check_options(bias, softcap, sinks, dropout, seed):
-    """Refuse what no backend does yet, and values that never will mean anything."""
-    for name, value in (("bias", bias), ("softcap", softcap), ("sinks", sinks)):
-        if value is not None:
-            raise NotImplementedError(f"{name} is not available in this version; leave {name}=None")
-    if seed is not None and not _is_int(seed):
-        raise TypeError(f"seed is {seed!r}; expected None or an int")
-    if dropout.__class__ is float and dropout == 0.0:
-        return
-    if not _is_real(dropout):
-        raise TypeError(f"dropout is {dropout!r}; expected a number, 0 <= dropout < 1")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; expected the share of pairs to drop, 0 <= dropout < 1")
-    if dropout:
-        raise NotImplementedError("dropout is not available in this version; leave dropout=0.0")
+def check_options(call: Call, bias, softcap, sinks, dropout, seed) -> Call:
+    """The call with its options, or the error that says what is wrong with them."""
+    plain = bias is None and softcap is None and sinks is None and seed is None
+    if plain and dropout.__class__ is float and dropout == 0.0:
+        return call
+    dropout, seed = _checked_dropout(dropout, seed)
+    softcap, sinks = _checked_softcap(softcap, call.q), _checked_sinks(sinks, call)
+    pattern, term = call.pattern, None
+    if isinstance(bias, Counts):
+        q, k = call.q.shape, call.k.shape
+        pattern, bias = bias.of(pattern, q[0], (1, k[1], q[1])), None
+    elif bias is not None:
+        bias = _checked_bias(bias)
+        term = bias.bind(call.q, call.k, call.ndim)
+    return call._replace(pattern=pattern, options=Options(softcap, term, sinks, dropout, seed), bias=bias)
 
 
 def check_out(out, call: Call):
@@ -232,6 +239,58 @@ def _checked_scale(scale, q):
         raise ValueError(f"scale is {scale}, beyond the float32 that {q.dtype} inputs are computed in; pass a smaller "
                          f"scale or float64 arrays")
     return scale
+
+
+def _checked_bias(bias):
+    if isinstance(bias, Bias):
+        return bias
+    if library(bias) is None:
+        raise TypeError(f"bias is {_described(bias)}; expected an array or what a function in sparseattn.bias returns"
+                        f"{_cure('bias', bias)}")
+    return Dense(bias)
+
+
+def _checked_softcap(softcap, q):
+    if softcap is None:
+        return 0.0
+    if not _is_real(softcap):
+        raise TypeError(f"softcap is {softcap!r}; expected a number, or None for no cap")
+    softcap = float(softcap)
+    if not (math.isfinite(softcap) and softcap > 0):
+        raise ValueError(f"softcap is {softcap}; expected a finite number > 0, or None for no cap")
+    if not _FLOAT32_TINY <= softcap <= _FLOAT32_MAX and compute_dtype(q.dtype) == np.float32:
+        raise ValueError(f"softcap is {softcap}, beyond the float32 that {q.dtype} inputs are computed in; pass "
+                         f"another softcap or float64 arrays")
+    return softcap
+
+
+def _checked_sinks(sinks, call):
+    """Sinks (n_heads,) as backends take them."""
+    if sinks is None:
+        return None
+    n_heads, wide = call.q.shape[1], compute_dtype(call.q.dtype)
+    if library(sinks) != call.library:
+        raise TypeError(f"sinks is {_described(sinks)}; expected {_articled(call.library)} array like q"
+                        f"{_cure('sinks', sinks)}")
+    if sinks.dtype not in (call.q.dtype, wide):
+        raise TypeError(f"sinks has dtype {sinks.dtype}; expected {wide}: sinks.astype(np.{wide})")
+    if sinks.shape != (n_heads,):
+        raise ValueError(f"sinks has shape {sinks.shape}; expected ({n_heads},), one logit for each head of q")
+    return namespace(sinks).ascontiguousarray(sinks, wide)
+
+
+def _checked_dropout(dropout, seed):
+    """(dropout, seed) as backends take them."""
+    if seed is not None and not _is_int(seed):
+        raise TypeError(f"seed is {seed!r}; expected None or an int")
+    if not _is_real(dropout):
+        raise TypeError(f"dropout is {dropout!r}; expected a number, 0 <= dropout < 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; expected the share of pairs to drop, 0 <= dropout < 1")
+    if dropout and seed is None:
+        raise ValueError(f"dropout is {dropout} but seed is None; pass seed=, an int, another one for each call that "
+                         f"shall drop other pairs")
+    return (float(dropout), int(seed) % 2**64) if dropout else (0.0, 0)
 
 
 def _is_real(x):

@@ -68,18 +68,18 @@ def explain(q, k, v, pattern, *, backward=False, scale=None, bias=None, softcap=
     backward : bool
         Explain `attend_backward` instead.
     scale, bias, softcap, sinks, dropout, seed, return_lse, out, backend : optional
-        As in `attend`; refused where `attend` refuses them.
+        As in `attend`; refused where `attend` refuses them. A bias that counts pairs is in the cost, the arithmetic of
+        other options is not.
 
     Returns
     -------
     Explanation
         A record whose repr is made to be read.
     """
-    checks.check_options(bias, softcap, sinks, dropout, seed)
-    call = checks.check_call(q, k, v, pattern, scale)
+    call = checks.check_options(checks.check_call(q, k, v, pattern, scale), bias, softcap, sinks, dropout, seed)
     if out is not None:
         checks.check_out(out, call)
-    arrays = call.q, call.k, call.v, pattern
+    arrays = call.q, call.k, call.v, call.pattern
     chosen = dispatch.choose(call.library, *arrays, backend)
     cost = chosen.estimate(*arrays, backward=backward)
     others = {name: _refusal(name, chosen, backend, call.library, arrays)

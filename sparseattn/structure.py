@@ -282,5 +282,7 @@ class Ranges:
 
 def _lead(own, *orders):
     """(1 | batch, 1 | heads) over a record's arrays and its orders."""
+    if orders == (None, None):
+        return own
     leads = [own] + [o.lead for o in orders if o is not None]
     return max(b for b, _ in leads), max(h for _, h in leads)

@@ -1,42 +1,56 @@
 """What attention is, slowly and in float64: independent of the package, which it never imports.
 
-`attention` and `gradients` take a boolean mask (1 | batch, 1 | heads, n_queries, n_keys). The rest are the rules of the
+`attention` and `gradients` take a mask (1 | batch, 1 | heads, n_queries, n_keys) of bool. The rest are the rules of the
 families: "query i attends key j when ...", each over all pairs (i, j) at once.
 """
 
 import numpy as np
 
 
-def attention(q, k, v, mask, scale=None, dtype=np.float64):
-    """(out, lse) of q (batch, n_heads, n_queries, d), k and v (batch, n_kv_heads, n_keys, ...), computed in `dtype`."""
+def attention(q, k, v, mask, scale=None, dtype=np.float64, **options):
+    """(out, lse) of q (batch, n_heads, n_queries, d), k and v (batch, n_kv_heads, n_keys, ...), computed in `dtype`.
+
+    Options: `softcap` a number, `bias` broadcastable to the scores, `sinks` (n_heads,), `weights` (batch, n_heads,
+    n_queries, n_keys) of the dropout. A mask of int says how often each pair counts.
+    """
     q, k, v, mask, scale = _expanded(q, k, v, mask, scale, dtype)
-    p, lse = _softmax(q, k, mask, scale)
-    return p @ v, lse
+    p, lse = _softmax(_scores(q, k, scale, dtype, **options), mask, _sinks(q, **options))
+    return (p * _weights(dtype, **options)) @ v, lse
 
 
-def gradients(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float64, statistics=None):
-    """(dq, dk, dv) of sum(out * dout) + sum(lse * dlse), computed in `dtype`; from `statistics` (out, lse) if given."""
+def gradients(dout, q, k, v, mask, scale=None, dlse=None, **options):
+    """(dq, dk, dv) of sum(out * dout) + sum(lse * dlse)."""
+    return all_gradients(dout, q, k, v, mask, scale, dlse, **options)[:3]
+
+
+def all_gradients(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float64, statistics=None, **options):
+    """(dq, dk, dv, ds, dsinks), computed in `dtype`; from `statistics` (out, lse) if given. ds is the gradient of every
+    score with its bias, (batch, n_heads, n_queries, n_keys)."""
     n_kv_heads = k.shape[1]
     q, k, v, mask, scale = _expanded(q, k, v, mask, scale, dtype)
     used = mask.any(-1)
     dout = np.where(used[..., None], dout.astype(dtype), 0)
-    dp = dout @ v.swapaxes(-1, -2)
+    weights, sinks = _weights(dtype, **options), _sinks(q, **options)
+    s = _scores(q, k, scale, dtype, **options)
     if statistics is None:
-        p, _ = _softmax(q, k, mask, scale)
-        delta = (p * dp).sum(-1)
+        p, lse = _softmax(s, mask, sinks)
+        delta = (p * weights * (dout @ v.swapaxes(-1, -2))).sum(-1)
     else:
         out, lse = statistics
-        p = np.exp(np.where(mask, _scores(q, k, scale) - np.where(used, lse, 0)[..., None], -np.inf))
+        p = mask * np.exp(np.where(mask, s, -np.inf) - np.where(np.isfinite(lse), lse, 0)[..., None])
         delta = (dout * np.where(used[..., None], out.astype(dtype), 0)).sum(-1)
     if dlse is not None:
-        delta = delta - np.where(used, dlse.astype(dtype), 0)
-    ds = p * (dp - delta[..., None]) * scale
-    dk, dv = ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ dout
-    return ds @ k, _grouped(dk, n_kv_heads), _grouped(dv, n_kv_heads)
+        delta = delta - np.where(np.isfinite(lse), dlse.astype(dtype), 0)
+    ds = p * (dout @ v.swapaxes(-1, -2) * weights - delta[..., None])
+    dsinks = -(np.exp(sinks - np.where(np.isfinite(lse), lse, np.inf)) * delta).sum((0, 2))
+    dz = ds * _slope(q, k, scale, dtype, **options) * scale
+    dk, dv = dz.swapaxes(-1, -2) @ q, (p * weights).swapaxes(-1, -2) @ dout
+    return dz @ k, _grouped(dk, n_kv_heads), _grouped(dv, n_kv_heads), ds, dsinks
 
 
-def plain(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float32):
-    """What plain dense attention in `dtype` gives: (out, lse, dq, dk, dv), one result an order of adding up.
+def plain(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float32, **options):
+    """What plain dense attention in `dtype` gives: (out, lse, dq, dk, dv, ds, dsinks), one result an order of adding
+    up.
 
     Gradients are computed as `attend_backward` is asked to, from out and lse as stored. No order of keys and head_dim
     is the plain one, and the error of a single order may be small by luck, so there are three.
@@ -46,11 +60,27 @@ def plain(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float32):
                         (np.random.default_rng(0).permutation(n_keys), 1)):
         q_here, dout_here = q[..., ::step], dout[..., ::step]
         k_here, v_here, mask_here = k[:, :, order][..., ::step], v[:, :, order][..., ::step], mask[..., order]
-        out, lse = attention(q_here, k_here, v_here, mask_here, scale, dtype)
+        here = {name: x[..., order] if np.shape(x)[-1:] == (n_keys,) and name != "sinks" else x
+                for name, x in options.items()}
+        out, lse = attention(q_here, k_here, v_here, mask_here, scale, dtype, **here)
         out = out.astype(q.dtype)
-        dq, dk, dv = gradients(dout_here, q_here, k_here, v_here, mask_here, scale, dlse, dtype, (out, lse))
+        dq, dk, dv, ds, dsinks = all_gradients(dout_here, q_here, k_here, v_here, mask_here, scale, dlse, dtype,
+                                               (out, lse), **here)
         back = np.argsort(order)
-        yield out[..., ::step], lse, *(x.astype(q.dtype)[..., ::step] for x in (dq, dk[:, :, back], dv[:, :, back]))
+        dq, dk, dv = (x.astype(q.dtype)[..., ::step] for x in (dq, dk[:, :, back], dv[:, :, back]))
+        yield out[..., ::step], lse, dq, dk, dv, ds[..., back], dsinks
+
+
+def dropout_weights(shape, dropout, seed):
+    """What dropout multiplies the weights (batch, n_heads, n_queries, n_keys) with: 0 or 1 / (1 - dropout)."""
+    words = [np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32 & 0xFFFFFFFF)]
+    words += [np.arange(n, dtype=np.uint32).reshape((-1,) + (1,) * (3 - axis)) for axis, n in enumerate(shape)]
+    r = np.zeros((1, 1, 1, 1), np.uint32)
+    for word in words:
+        r = r + np.uint32(0x9E3779B9) * np.atleast_1d(word)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            r = (r ^ (r >> np.uint32(shift))) * np.uint32(factor)
+    return np.where(r.astype(np.float64) >= dropout * 2.0**32, 1 / (1 - dropout), 0)
 
 
 def _expanded(q, k, v, mask, scale, dtype):
@@ -63,19 +93,34 @@ def _expanded(q, k, v, mask, scale, dtype):
     return np.where(mask.any(-1, keepdims=True), q.astype(dtype), 0), k, v, mask, scale
 
 
-def _softmax(q, k, mask, scale):
-    s = np.where(mask, _scores(q, k, scale), -np.inf)
-    top = s.max(-1, keepdims=True, initial=-np.inf)
+def _softmax(s, mask, sinks):
+    s = np.where(mask, s, -np.inf)
+    top = np.maximum(s.max(-1, keepdims=True, initial=-np.inf), sinks[..., None])
     top = np.where(np.isfinite(top), top, 0)
-    p = np.exp(s - top)
-    total = p.sum(-1, keepdims=True)
+    p = mask * np.exp(s - top)
+    total = p.sum(-1, keepdims=True) + np.exp(sinks[..., None] - top)
     with np.errstate(divide="ignore"):
         lse = (np.log(total) + top)[..., 0]
     return p / np.where(total > 0, total, 1), lse
 
 
-def _scores(q, k, scale):
-    return (q * scale) @ k.swapaxes(-1, -2)
+def _scores(q, k, scale, dtype, softcap=None, bias=0, **_):
+    z = (q * scale) @ k.swapaxes(-1, -2)
+    return (z if softcap is None else dtype(softcap) * np.tanh(z / dtype(softcap))) + np.asarray(bias).astype(dtype)
+
+
+def _slope(q, k, scale, dtype, softcap=None, **_):
+    """The derivative of what softcap does to the scores."""
+    return 1 if softcap is None else 1 - np.tanh((q * scale) @ k.swapaxes(-1, -2) / dtype(softcap)) ** 2
+
+
+def _sinks(q, sinks=None, **_):
+    """A logit a head, (n_heads, 1); -inf without."""
+    return (np.full(q.shape[1], -np.inf, q.dtype) if sinks is None else sinks.astype(q.dtype))[:, None]
+
+
+def _weights(dtype, weights=1, **_):
+    return np.asarray(weights).astype(dtype)
 
 
 def _grouped(x, n_kv_heads):

@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import sparseattn as sa
 from sparseattn import patterns
@@ -94,11 +95,23 @@ OPTIONS = [
     refused(ValueError, "scale is inf; expected a finite number", attend, scale=np.float32(np.inf)),
     refused(ValueError, "scale is 1e+300, beyond the float32 that float32 inputs are computed in; pass a smaller "
             "scale or float64 arrays", attend, scale=1e300),
-    refused(NotImplementedError, "bias is not available in this version; leave bias=None", attend, bias=np.zeros(1)),
-    refused(NotImplementedError, "softcap is not available in this version; leave softcap=None", attend, softcap=30.0),
-    refused(NotImplementedError, "sinks is not available in this version; leave sinks=None", attend, sinks=np.zeros(4)),
-    refused(NotImplementedError, "dropout is not available in this version; leave dropout=0.0", attend,
-            dropout=0.1, seed=1),
+    refused(TypeError, "softcap is 'soft'; expected a number, or None for no cap", attend, softcap="soft"),
+    refused(TypeError, "softcap is True; expected a number", attend, softcap=True),
+    refused(ValueError, "softcap is 0.0; expected a finite number > 0, or None for no cap", attend, softcap=0),
+    refused(ValueError, "softcap is -3.0; expected a finite number > 0", attend, softcap=-3.0),
+    refused(ValueError, "softcap is nan; expected a finite number > 0", attend, softcap=np.nan),
+    refused(ValueError, "softcap is inf; expected a finite number > 0", attend, softcap=np.inf),
+    refused(ValueError, "softcap is 1e-300, beyond the float32 that float32 inputs are computed in; pass another "
+            "softcap or float64 arrays", attend, softcap=1e-300),
+    refused(TypeError, "sinks is a list; expected a numpy array like q: np.asarray(sinks, np.float32)", attend,
+            sinks=[0.0] * 4),
+    refused(TypeError, "sinks has dtype float64; expected float32: sinks.astype(np.float32)", attend,
+            sinks=np.zeros(4)),
+    refused(ValueError, "sinks has shape (2,); expected (4,), one logit for each head of q", attend,
+            sinks=np.zeros(2, np.float32)),
+    refused(ValueError, "sinks has shape (); expected (4,)", attend, sinks=np.zeros((), np.float32)),
+    refused(ValueError, "dropout is 0.1 but seed is None; pass seed=, an int, another one for each call", attend,
+            dropout=0.1),
     refused(ValueError, "dropout is 1; expected the share of pairs to drop, 0 <= dropout < 1", attend, dropout=1),
     refused(ValueError, "dropout is nan; expected the share", attend, dropout=np.nan),
     refused(TypeError, "dropout is None; expected a number, 0 <= dropout < 1", attend, dropout=None),
@@ -106,8 +119,96 @@ OPTIONS = [
     refused(ValueError, "backend is 'cuda'; expected None or one of 'numba_cpu', 'reference'", attend, backend="cuda"),
     refused(ValueError, "backend is ['reference']; expected None or one of", attend, backend=["reference"]),
     refused(TypeError, "softmax_scale", attend, softmax_scale=1.0),
-    refused(NotImplementedError, "softcap is not available", backward, softcap=30.0),
+    refused(ValueError, "softcap is -3.0; expected a finite number > 0", backward, softcap=-3.0),
+    refused(ValueError, "dropout is 0.1 but seed is None", backward, dropout=0.1),
     refused(ValueError, "backend is 'cuda'", backward, backend="cuda"),
+]
+
+ONES = np.ones((4, 5), np.float32)
+COUNTS = np.ones((10, 12), int)
+
+
+def at_call(make):
+    """A bias whose mistake shows only beside q and k."""
+    return lambda: attend(bias=make())
+
+
+BIAS = [
+    refused(TypeError, "bias is a list; expected an array or what a function in sparseattn.bias returns: "
+            "np.asarray(bias, np.float32)", attend, bias=[1.0]),
+    refused(TypeError, "bias is a float; expected an array or what a function", attend, bias=1.0),
+    refused(TypeError, "bias is an array of bool; pairs are left out by the pattern: pattern & "
+            "Pattern.from_mask(mask), or pass a bias of 0 and -inf", attend, bias=np.ones((10, 12), bool)),
+    refused(TypeError, "bias has dtype float64; expected float32: bias.astype(np.float32)", attend,
+            bias=np.ones((10, 12))),
+    refused(TypeError, "bias has dtype float64; expected float32 or float16: bias.astype(np.float32)",
+            lambda: sa.attend(*(x.astype(np.float16) for x in (Q, K, K)), PATTERN, bias=np.ones((10, 12)))),
+    refused(TypeError, "bias has dtype int64; expected float32", attend, bias=np.ones((10, 12), int)),
+    refused(ValueError, "bias has shape (12, 10); expected one that broadcasts to (2, 4, 10, 12), (batch, n_heads, "
+            "n_queries, n_keys)", attend, bias=np.ones((12, 10), np.float32)),
+    refused(ValueError, "bias has shape (2, 1, 10, 12); expected one that broadcasts to (4, 10, 12), (n_heads, "
+            "n_queries, n_keys)", lambda:
+            sa.attend(Q[0], K[0], K[0], PATTERN, bias=np.ones((2, 1, 10, 12), np.float32))),
+    refused(ValueError, "expected one that broadcasts to (10, 12), (n_queries, n_keys)", lambda:
+            sa.attend(Q[0, 0], K[0, 0], K[0, 0], PATTERN, bias=np.ones((1, 10, 12), np.float32))),
+    refused(TypeError, "slopes is a list; expected a NumPy or CuPy array (n_heads,): np.asarray(slopes, np.float32)",
+            sa.bias.alibi, [0.5]),
+    refused(TypeError, "slopes has dtype int64; expected a floating one: slopes.astype(np.float32)", sa.bias.alibi,
+            np.ones(4, int)),
+    refused(ValueError, "slopes has shape (4, 5); expected (n_heads,)", sa.bias.alibi, ONES),
+    refused(TypeError, "offset is 1.5; expected an int, or a sequence of one int per batch item", sa.bias.alibi,
+            ONES[:, 0], offset=1.5),
+    refused(TypeError, "offset is True; expected an int", sa.bias.alibi, ONES[:, 0], offset=True),
+    refused(TypeError, "offset is 0.5; expected an int", sa.bias.alibi, ONES[:, 0], offset=[1, 0.5]),
+    refused(ValueError, "offset is 1099511627776; expected -2**31 < offset < 2**31 tokens", sa.bias.alibi, ONES[:, 0],
+            offset=2**40),
+    refused(ValueError, "bias alibi is for 3 heads but q has 4; build it for 1 or 4",
+            at_call(lambda: sa.bias.alibi(np.ones(3)))),
+    refused(ValueError, "bias alibi has 3 offsets but q has batch 2; give one, or one per batch item",
+            at_call(lambda: sa.bias.alibi(np.ones(4), offset=[1, 2, 3]))),
+    refused(TypeError, "left is 1.5; expected an int", sa.bias.by_offset, ONES, left=1.5),
+    refused(ValueError, "table has shape (1, 4, 5); expected (n_heads, size) or (size,)", sa.bias.by_offset, ONES[None],
+            left=1),
+    refused(ValueError, "bias by_offset is for 5 heads but q has 4", at_call(lambda: sa.bias.by_offset(ONES.T, left=1))),
+    refused(ValueError, "table has 5 rows; expected 9, one for each difference within a window of 2 x 2: pass the "
+            "window that the table was made for", sa.bias.relative_2d, ONES.T, (2, 5), 2),
+    refused(TypeError, "shape is 10; expected two numbers of tokens, rows and columns", sa.bias.relative_2d, ONES, 10, 2),
+    refused(ValueError, "window is (0, 2); expected sides of at least 1", sa.bias.relative_2d, ONES, (2, 5), (0, 2)),
+    refused(ValueError, "bias relative_2d is for the 10 tokens of a 2 x 5 grid but k has 12; pass the shape of the grid",
+            at_call(lambda: sa.bias.relative_2d(np.ones((3, 4)), (2, 5), (1, 2)))),
+    refused(TypeError, "labels is a list; expected a NumPy or CuPy array of integers", sa.bias.labels, ONES, [0, 1]),
+    refused(TypeError, "labels is an array of float32; expected a NumPy or CuPy array of integers", sa.bias.labels,
+            ONES, ONES),
+    refused(ValueError, "labels run from 0 to 5, but the table has 5 entries; expected 0 <= label < 5", sa.bias.labels,
+            ONES, np.arange(6)),
+    refused(ValueError, "labels run from -1 to 1, but the table", sa.bias.labels, ONES, np.array([-1, 1])),
+    refused(ValueError, "labels has shape (2, 2); expected it (n,), the label of each distance, with n >= 1; leave out "
+            "left= for labels of pairs", sa.bias.labels, ONES, np.zeros((2, 2), int), left=1),
+    refused(ValueError, "labels has shape (1, 1, 1, 1, 2); expected it broadcastable to (batch", sa.bias.labels, ONES,
+            np.zeros((1, 1, 1, 1, 2), int)),
+    refused(ValueError, "offset is for labels by distance; give left= too, or leave offset out", sa.bias.labels, ONES,
+            np.zeros(12, int), offset=1),
+    refused(ValueError, "labels has shape (11,); expected one that broadcasts to (2, 4, 10, 12)",
+            at_call(lambda: sa.bias.labels(ONES, np.zeros(11, int)))),
+    refused(ValueError, "table of bias labels has shape (4, 9, 5); expected (n_heads, n_labels) or ([batch,] n_heads, "
+            "n_queries, n_labels) for batch 2 and 10 queries",
+            at_call(lambda: sa.bias.labels(np.ones((4, 9, 5)), np.zeros(12, int)))),
+    refused(TypeError, "counts is None; expected a sequence of patterns, or a scipy.sparse matrix or an array of int",
+            sa.bias.log_count, None),
+    refused(ValueError, "counts is empty; expected at least one pattern", sa.bias.log_count, []),
+    refused(TypeError, "counts[1] is an array of int64; expected a sparseattn.Pattern", sa.bias.log_count,
+            [PATTERN, COUNTS]),
+    refused(ValueError, "counts[1] has shape (10, 10) but counts[0] (10, 12); build all for the same queries and keys",
+            sa.bias.log_count, [PATTERN, patterns.causal(10)]),
+    refused(TypeError, "counts has dtype float32; expected integers: counts.astype(np.int32)", sa.bias.log_count, ONES),
+    refused(ValueError, "counts holds -1; expected numbers >= 0", sa.bias.log_count, -COUNTS),
+    refused(ValueError, "counts holds -1; expected numbers >= 0", sa.bias.log_count, scipy.sparse.csr_array(-COUNTS)),
+    refused(ValueError, "counts has shape (10,); expected ([[batch,] n_heads,] n_queries, n_keys)", sa.bias.log_count,
+            COUNTS[:, 0]),
+    refused(ValueError, "bias log_count counts pairs of 12 queries and 10 keys but the pattern is for 10 and 12",
+            at_call(lambda: sa.bias.log_count(COUNTS.T))),
+    refused(ValueError, "bias log_count has counts of batch 1 and 3 heads but q has batch 2 and 4 heads; give counts "
+            "for 1 or all of them", at_call(lambda: sa.bias.log_count(np.stack([COUNTS] * 3)))),
 ]
 
 
@@ -164,7 +265,7 @@ MERGE = [
 ]
 
 
-@pytest.mark.parametrize("error, text, call, arguments, options", INPUTS + PATTERNS + OPTIONS + OUTPUTS + MERGE)
+@pytest.mark.parametrize("error, text, call, arguments, options", INPUTS + PATTERNS + OPTIONS + BIAS + OUTPUTS + MERGE)
 def test_refusal(error, text, call, arguments, options):
     with pytest.raises(error, match=re.escape(text)):
         call(*arguments, **options)
@@ -176,7 +277,7 @@ def test_all_functions_check_alike(function):
         function(Q, K, K, patterns.causal(10))
     with pytest.raises(ValueError, match="backend is 'cuda'"):
         function(Q, K, K, PATTERN, backend="cuda")
-    with pytest.raises(NotImplementedError, match="sinks is not available"):
+    with pytest.raises(ValueError, match="sinks has shape"):
         function(Q, K, K, PATTERN, sinks=Q)
     with pytest.raises(TypeError, match="seed is 'x'"):
         function(Q, K, K, PATTERN, seed="x")
@@ -215,6 +316,17 @@ def test_pattern_in_another_library(cupy):
     text = "pattern is held in numpy arrays but q, k and v are cupy arrays; move it once with pattern.to('cuda')"
     with pytest.raises(ValueError, match=re.escape(text)):
         attend(*(cupy.ndarray(x) for x in (Q, K, K)))
+
+
+def test_options_in_another_library(cupy):
+    with pytest.raises(TypeError, match="sinks is a .*ndarray; expected a numpy array like q; cupy.asarray or cupy.asnumpy"):
+        attend(sinks=cupy.ndarray(Q[0, :, 0, 0]))
+    slopes = cupy.ndarray(Q[0, :, 0, 0])
+    for bias in (sa.bias.alibi(slopes), sa.bias.by_offset(slopes, left=0)):
+        with pytest.raises(TypeError, match="holds cupy arrays but q is a numpy array; build it from numpy arrays"):
+            attend(bias=bias)
+    with pytest.raises(TypeError, match="bias array holds cupy arrays but q is a numpy array"):
+        attend(bias=slopes)
 
 
 def test_no_backend_for_cupy(cupy):

@@ -51,10 +51,18 @@ def test_takes_and_refuses_what_attend_does():
     q, k, v = inputs()
     sa.explain(q, k, v, patterns.causal(300), scale=1.0, bias=None, softcap=None, sinks=None, dropout=0.0, seed=1,
                return_lse=True, out=np.empty(q.shape[:3] + (32,), np.float32), backend=None)
+    sa.explain(q, k, v, patterns.causal(300), bias=sa.bias.alibi(np.ones(4)), softcap=30.0,
+               sinks=np.zeros(4, np.float32), dropout=0.1, seed=1, backward=True)
     with pytest.raises(ValueError, match="out has shape"):
         sa.explain(q, k, v, patterns.causal(300), out=np.empty(3, np.float32))
-    with pytest.raises(NotImplementedError, match="sinks is not available"):
+    with pytest.raises(ValueError, match="sinks has shape"):
         sa.explain(q, k, v, patterns.causal(300), sinks=q)
+
+
+def test_pairs_that_count_twice_cost_twice():
+    arrays, pattern = inputs(), patterns.causal(300)
+    once, twice = (sa.explain(*arrays, pattern, bias=sa.bias.log_count([pattern] * n)) for n in (1, 2))
+    assert twice.flops == 2 * once.flops == 2 * sa.explain(*arrays, pattern).flops
 
 
 def test_backends():

@@ -15,11 +15,13 @@ MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removes
 
 # from the bottom up: a module imports from its own layer or lower ones
 LAYERS = (
-    ("sparseattn.xp", "sparseattn.structure"),
+    ("sparseattn.xp", "sparseattn.structure", "sparseattn.options"),
     ("sparseattn.index_ops",),
     ("sparseattn.pattern",),
     ("sparseattn.patterns", "sparseattn.kernels"),
     ("sparseattn.dispatch",),
+    ("sparseattn.terms", "sparseattn.counts"),
+    ("sparseattn.bias",),
     ("sparseattn.checks",),
     ("sparseattn.attention",),
     ("sparseattn.explain",),
@@ -112,5 +114,5 @@ def test_importing_is_light():
 def test_public_names():
     assert sorted(sparseattn.__all__) == sparseattn.__all__
     for name in ("attend", "attend_backward", "vjp", "merge", "explain", "backends", "set_threads", "threads", "warm",
-                 "Gradients", "Pattern", "BlockCSR", "patterns", "__version__"):
+                 "Gradients", "Pattern", "BlockCSR", "patterns", "bias", "__version__"):
         assert name in sparseattn.__all__ and hasattr(sparseattn, name)

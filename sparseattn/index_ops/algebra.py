@@ -14,17 +14,20 @@ from sparseattn.index_ops.tiles import clip, cut
 from sparseattn.structure import Ranges
 
 LONG_REACH = 512  # keys a query from which larger tiles are faster
+ROW = 64  # keys of a block of one query alone
 
 
 def is_empty(part):
     """Whether a part holds no pair."""
     if isinstance(part, Ranges):
-        return not (part.stops > part.starts).any()
+        return not np.count_nonzero(part.stops > part.starts)
     return part.n_blocks == 0
 
 
 def default_block_size(ranges):
-    """The tiles of ranges: as asked for, else small ones where queries reach a short way."""
+    """The tiles of ranges: as asked for, else small ones where queries reach a short way; rows for a single query."""
+    if ranges.n_q_slots == 1:  # all lanes of a tile but one would idle
+        return 1, ROW if ranges.block_size is None else ranges.block_size[1]
     if ranges.block_size is not None:
         return ranges.block_size
     lengths = ranges.stops - ranges.starts
@@ -146,6 +149,8 @@ def _same_heads(a, b):
 
 def as_tiles(parts, n_heads):
     """Disjoint parts as BlockCSRs, one for each order: what a kernel runs."""
+    if len(parts) == 1:
+        return (as_blocks(parts[0]),)
     groups = []
     for part in parts:
         for group in groups:

@@ -1,6 +1,10 @@
 """Bit masks of blocks: uint32 words, low bit first, (n_masks, block_q, ceil(block_k / 32))."""
 
+from functools import lru_cache
+
 import numpy as np
+
+PIECE = 1 << 15  # numbers mixed at a time: they stay in the cache
 
 
 def pack(bits):
@@ -19,7 +23,11 @@ def unpack(masks, block_k):
 
 def full_mask(block_size):
     """The mask of a full block, (1, block_q, words)."""
-    return pack(np.ones((1,) + tuple(block_size), bool))
+    block_q, block_k = block_size
+    mask = np.full((1, block_q, -(-block_k // 32)), 0xFFFFFFFF, np.uint32)
+    if block_k % 32:
+        mask[:, :, -1] = (1 << block_k % 32) - 1
+    return mask
 
 
 def count_bits(masks):
@@ -28,16 +36,43 @@ def count_bits(masks):
 
 
 def distinct(rows):
-    """First index of each distinct row and, for every row, which of them it is. rows: any integers (n, ...)."""
-    if len(rows) == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    """First index of each distinct row and, for every row, which of them it is. rows: any integers (n, ...).
+
+    They come in an order that follows from what they hold, not from where they stood.
+    """
+    if len(rows) < 2:
+        return np.arange(len(rows)), np.zeros(len(rows), np.int64)
     flat = rows.reshape(len(rows), -1)
-    weights = np.random.default_rng(flat.shape[1]).integers(1, 2**63, flat.shape[1], np.uint64) | np.uint64(1)
-    mixed = np.zeros(len(flat), np.uint64)
-    for column, weight in zip(flat.T, weights):
-        mixed += column.astype(np.uint64) * weight
-        mixed ^= mixed >> np.uint64(29)
-    _, first, which = np.unique(mixed, return_index=True, return_inverse=True)
-    if not np.array_equal(flat[first[which]], flat):  # two rows met under one number: compare whole rows instead
+    first, which = _numbered(_mixed(flat))
+    if first.size < len(flat) and not np.array_equal(flat[first[which]], flat):
+        # two rows met under one number: compare whole rows instead
         _, first, which = np.unique(flat, axis=0, return_index=True, return_inverse=True)
     return first, which.reshape(-1)
+
+
+def _mixed(flat):
+    """A number for each row (n, columns), uint64, hardly ever the same for different ones."""
+    weights, mixed = _weights(flat.shape[1]), np.empty(len(flat), np.uint64)
+    step = max(PIECE // max(flat.shape[1], 1), 1)
+    for at in range(0, len(flat), step):
+        piece = flat[at : at + step].astype(np.uint64) * weights
+        piece ^= piece >> np.uint64(29)
+        piece.sum(axis=1, out=mixed[at : at + step])
+    return mixed
+
+
+@lru_cache(maxsize=64)
+def _weights(n):
+    """Odd numbers to mix `n` columns with."""
+    return np.random.default_rng(n).integers(1, 2**63, n, np.uint64) | np.uint64(1)
+
+
+def _numbered(values):
+    """np.unique's index and inverse, which on a few numbers takes several times as long."""
+    order = values.argsort(kind="stable")
+    ordered = values[order]
+    new = np.ones(values.size, bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    which = np.empty(values.size, np.int64)
+    which[order] = new.cumsum() - 1
+    return order[new], which

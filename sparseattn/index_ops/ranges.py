@@ -67,6 +67,8 @@ def take_slots(table, slots):
 def canonical(starts, stops):
     """int32 ranges, every empty one written (0, 0)."""
     some = stops > starts
+    if starts.shape == stops.shape and np.count_nonzero(some) == some.size:
+        return starts.astype(np.int32, copy=False), stops.astype(np.int32, copy=False)
     return np.where(some, starts, 0).astype(np.int32, copy=False), np.where(some, stops, 0).astype(np.int32, copy=False)
 
 

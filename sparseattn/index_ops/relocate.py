@@ -22,6 +22,10 @@ class Window:
         """Whether it changes nothing."""
         return (self.start, self.step, self.size) == (0, 1, n_tokens)
 
+    def lies_within(self, n_tokens):
+        """Whether all its tokens are old ones."""
+        return self.start >= 0 and self.start + self.step * (self.size - 1) < n_tokens
+
     def renamed(self, tokens):
         """New numbers of old tokens, -1 outside."""
         number, rest = np.divmod(tokens - np.int64(self.start), self.step)
@@ -41,6 +45,9 @@ def relocate(part, q_window, k_window):
 def _queries_of_ranges(part, window):
     if window.is_whole(part.shape[0]):
         return part
+    if part.q_order is None and window.lies_within(part.shape[0]):
+        rows = slice(window.start, window.start + window.step * window.size, window.step)
+        return replace(part, starts=part.starts[..., rows], stops=part.stops[..., rows])
     if part.q_order is None:
         old = window.start + window.step * np.arange(window.size)
         good, at = (old >= 0) & (old < part.shape[0]), np.clip(old, 0, max(part.shape[0] - 1, 0))
@@ -60,13 +67,18 @@ def _keys_of_ranges(part, window):
     if window.is_whole(part.shape[1]):
         return part
     if part.k_order is None:
-        first, step = window.start, window.step
-        starts, stops = (np.clip(-((first - x.astype(np.int64)) // step), 0, window.size)
-                         for x in (part.starts, part.stops))
+        starts, stops = (_bounds_within(x, window) for x in (part.starts, part.stops))
         starts, stops = canonical(starts, stops)
         return replace(part, starts=starts, stops=stops)
     part = keep_keys(part, window.renamed(part.k_order.listing()) >= 0)
     return replace(part, k_order=Order.listed(window.renamed(part.k_order.listing()), window.size))
+
+
+def _bounds_within(x, window):
+    """Bounds of key ranges in the window's tokens."""
+    if window.start == 0 and window.step == 1:
+        return np.minimum(x, window.size)
+    return np.clip(-((window.start - x.astype(np.int64)) // window.step), 0, window.size)
 
 
 def _blocks(part, q_window, k_window, shape):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from sparseattn.index_ops.cells import Cells, common_lead, from_cells, refuse_too_many_masks, to_cells
+from sparseattn.index_ops.few import cut_few
 from sparseattn.index_ops.masks import distinct, full_mask, pack
 from sparseattn.index_ops.ranges import at_queries, composed
 
@@ -14,6 +15,12 @@ FAR = np.iinfo(np.int32).max
 
 def cut(ranges, block_size):
     """Ranges as a BlockCSR in their order. O(rows of blocks + blocks touched)."""
+    whole = cut_few(ranges, block_size)
+    return _cut_many(ranges, block_size) if whole is None else whole
+
+
+def _cut_many(ranges, block_size):
+    """All rows at once."""
     block_q, block_k = block_size
     lead = ranges.lead
     starts, stops = (np.broadcast_to(x, lead + x.shape[2:]) for x in (ranges.starts, ranges.stops))

@@ -58,6 +58,8 @@ def _window(key, n, axis):
 
 def _entries(part, pattern, batch, heads):
     """The part at some batch items and heads of its pattern; None where it is about none of them."""
+    if batch.is_whole(pattern.batch) and heads.is_whole(pattern.n_heads):
+        return part
     picks = batch.start + batch.step * np.arange(batch.size)
     wanted = heads.start + heads.step * np.arange(heads.size)
     at = places(part, wanted, pattern.n_heads)

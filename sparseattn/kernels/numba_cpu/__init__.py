@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 
 from sparseattn.kernels.numba_cpu import layout
+from sparseattn.options import PLAIN
 
 NAME = "numba_cpu"
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -24,18 +25,18 @@ def why_not(q, k, v, pattern) -> str | None:
     return None
 
 
-def forward(q, k, v, pattern, *, scale, out=None):
+def forward(q, k, v, pattern, *, scale, out=None, options=PLAIN):
     """out (batch, n_heads, n_queries, v_dim) and lse (batch, n_heads, n_queries) of a checked call."""
     from sparseattn.kernels.numba_cpu import launch_forward
 
-    return launch_forward.forward(q, k, v, pattern, scale, out)
+    return launch_forward.forward(q, k, v, pattern, scale, out, options)
 
 
-def backward(dout, q, k, v, out, lse, pattern, *, scale, dlse=None):
-    """dq, dk, dv of a checked call, each like its input."""
+def backward(dout, q, k, v, out, lse, pattern, *, scale, dlse=None, options=PLAIN):
+    """dq, dk, dv of a checked call, each like its input, and the gradients of the bias' values and of the sinks."""
     from sparseattn.kernels.numba_cpu import launch_backward
 
-    return launch_backward.backward(dout, q, k, v, out, lse, pattern, scale, dlse)
+    return launch_backward.backward(dout, q, k, v, out, lse, pattern, scale, dlse, options)
 
 
 def estimate(q, k, v, pattern, *, backward=False):

@@ -91,6 +91,6 @@ def draw(entry, threads, *arguments):
     run(lambda i: entry(*arguments, counters), threads)
 
 
-def launch(entry, scratch, tokens, *arguments):
-    """Run an entry on a thread per row of `scratch` (computing dtype) and `tokens` (int32)."""
-    run(lambda i: entry(*arguments, scratch[i], tokens[i]), len(scratch))
+def launch(entry, own, *arguments):
+    """Run an entry whose last arguments are memory of a thread's own: a row of each array of `own` for each thread."""
+    run(lambda i: entry(*arguments, *[memory[i] for memory in own]), len(own[0]))

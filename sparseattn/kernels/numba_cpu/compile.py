@@ -7,13 +7,24 @@ import pathlib
 from numba import njit, types
 
 from sparseattn.kernels.numba_cpu.simd import computed
+from sparseattn.kernels.numba_cpu.terms import FlatOptions
 
 # Called from kernels only: no entry for Python or C is compiled, and the kernel's cache file holds their code.
 step = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 STORED = {"float32": types.float32, "float64": types.float64, "float16": types.uint16, "bfloat16": types.int16}
 
+
+def _options(stored):
+    array = types.Array
+    fields = (types.float64, array(computed(stored), 1, "C", readonly=True), array(types.int64, 3, "C", readonly=True),
+              array(types.int32, 1, "C", readonly=True), *3 * (array(types.int64, 1, "C", readonly=True),), types.int64,
+              types.float64, types.int64)
+    return types.NamedTuple(fields, FlatOptions)
+
+
 _KINDS = {
+    "options": _options,
     "stored": lambda stored: types.Array(stored, 4, "A", readonly=True),
     "stored out": lambda stored: types.Array(stored, 4, "A"),
     "stored flat": lambda stored: types.Array(stored, 1, "C"),

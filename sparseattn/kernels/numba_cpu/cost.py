@@ -14,6 +14,8 @@ TILE_FORWARD = {512: (0.24, 0.0363), 256: (0.1, 0.05), 128: (0.2, 0.1)}
 TILE_BACKWARD = {512: (0.06, 0.092), 256: (0.1, 0.125), 128: (0.2, 0.25)}
 # The same for scattered pairs, which wait for memory: the width of registers does not matter.
 ROW_FORWARD, ROW_BACKWARD = (20.0, 0.25), (20.0, 0.85)
+# Blocks of one query: its keys lie side by side, and the hardware fetches them ahead.
+BLOCK_ROW_FORWARD = (4.5, 0.12)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def copies(part, pattern, batch, n_heads):
 def pair_seconds(part, qk_dim, v_dim, itemsize, vector_bits, backward):
     """Predicted seconds of a stored pair of a part on one thread."""
     if part.block_size[0] == 1:
-        constant, slope = ROW_BACKWARD if backward else ROW_FORWARD
+        forward = ROW_FORWARD if part.block_size[1] == 1 else BLOCK_ROW_FORWARD
+        constant, slope = ROW_BACKWARD if backward else forward
     else:
         constant, slope = (TILE_BACKWARD if backward else TILE_FORWARD)[vector_bits]
     return 1e-9 * (constant + slope * (qk_dim + v_dim) / 2) * max(itemsize, 4) / 4
@@ -60,10 +63,16 @@ def pair_seconds(part, qk_dim, v_dim, itemsize, vector_bits, backward):
 def seconds(q, v, pattern, vector_bits, backward):
     """Predicted seconds of a call on one thread."""
     total = 0.0
-    for part in pattern.tiles():
-        pairs = part.n_blocks * part.block_size[0] * part.block_size[1] * copies(part, pattern, q.shape[0], q.shape[1])
+    for part in map(layout.single_rows, pattern.tiles()):
+        pairs = _pairs(part) * copies(part, pattern, q.shape[0], q.shape[1])
         total += pairs * pair_seconds(part, q.shape[3], v.shape[3], q.itemsize, vector_bits, backward)
     return total
+
+
+def _pairs(part):
+    """Pairs that a kernel computes for a part: a tile of few queries is as narrow as they allow."""
+    few = -(-part.n_q_slots // layout.WORD) * layout.WORD
+    return part.n_blocks * min(part.block_size[0], few) * part.block_size[1]
 
 
 def estimate(q, k, v, pattern, vector_bits, backward) -> Estimate:
@@ -80,8 +89,7 @@ def estimate(q, k, v, pattern, vector_bits, backward) -> Estimate:
 def _estimate(part, q, k, v, pattern, vector_bits, backward):
     batch, n_heads = q.shape[:2]
     times = copies(part, pattern, batch, n_heads)
-    per_block = part.block_size[0] * part.block_size[1]
-    stored = round(part.n_blocks * per_block * times)
+    stored = round(_pairs(part) * times)
     kept = count_pairs(part, pattern.batch, pattern.n_heads) * batch * n_heads // (pattern.batch * pattern.n_heads)
     dims = q.shape[3] + v.shape[3]
     # forward: two products; backward: three along the keys' head_dim and two along the values'

@@ -7,6 +7,7 @@ queries; for the backward the part is transposed first, and they are keys.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,7 +23,9 @@ CHUNKS = 64  # owners of dq over all heads, if each gets
 CHUNK_PAIRS = 1 << 19  # ... at least these pairs
 FEW = 8  # chunks whatever they touch; more only while all together touch each query FEW / 2 times
 PIECE = 1 << 24  # bits of masks unpacked at a time
+KEPT = 1 << 11  # bytes of masks up to which what is made of them is kept for the next part
 NONE = np.empty(0, np.int32)
+SHARED = (((1, 1), 0),) * 3  # lead axes and size of what all batch items and heads have in common
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,7 @@ class Places:
     heads: Array  # int32 (n,)
     at: Array  # int64 (batch, n, 3): in indptr, row_order, col_order
     bundles: Array  # int64 (n_bundles + 1,): heads of one k/v head with equal rows and, if asked, equal columns
+    largest: int  # heads of a bundle
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +100,7 @@ def flat(part: BlockCSR) -> Flat:
 
 def _flat(part):
     masked = part.mask_ids is not None and part.mask_ids.any()
-    masks, spans = _lane_masks(part) if masked else (np.empty(0, np.uint16), NONE)
+    masks, spans = _masks_of(part) if masked else (np.empty(0, np.uint16), NONE)
     return Flat(_flattened(part.indptr, np.int64), _flattened(part.indices, np.int32),
                 _flattened(part.mask_ids, np.int32) if masked else NONE, masks, spans,
                 _list(part.q_order), _list(part.k_order))
@@ -110,23 +114,34 @@ def _list(order):
     return NONE if order is None else _flattened(order.listing(), np.int32)
 
 
-def _lane_masks(part):
+def _masks_of(part):
+    """The masks as the kernels read them. A part whose ends move, as in decoding, meets the same few again and again."""
+    masks, block_k = part.masks.astype("<u4", copy=False), part.block_size[1]
+    if masks.nbytes <= KEPT:
+        return _kept_lane_masks(masks.tobytes(), masks.shape, block_k)
+    return _lane_masks(masks, block_k)
+
+
+def _lane_masks(packed, block_k):
     """Masks with a row of bits per token slot, uint16, and the live span of each, int32; both flat."""
-    block_q, block_k = part.block_size
-    n_words = -(-block_q // WORD)
-    masks = np.zeros((len(part.masks), block_k, n_words), np.uint16)
-    live = np.empty((len(part.masks), block_k), bool)
+    n_masks, block_q, _ = packed.shape
+    masks = np.zeros((n_masks, block_k, -(-block_q // WORD)), "<u2")
+    live, target = np.empty((n_masks, block_k), bool), masks.view(np.uint8)
     step = max(PIECE // (block_q * block_k), 1)
-    for at in range(0, len(masks), step):
-        octets = part.masks[at:at + step].astype("<u4", copy=False).view(np.uint8)
-        bits = np.unpackbits(octets, axis=2, count=block_k, bitorder="little").swapaxes(1, 2)
-        words = np.packbits(bits, axis=2, bitorder="little")
-        words = np.pad(words, ((0, 0), (0, 0), (0, 2 * n_words - words.shape[2])))
-        masks[at:at + step] = words.view("<u2")
-        live[at:at + step] = bits.any(axis=2)
-    low, high = live.argmax(axis=1), block_k - live[:, ::-1].argmax(axis=1)
-    spans = np.stack([low, high, live.sum(axis=1) < high - low], axis=1)
-    return masks.reshape(-1), spans.astype(np.int32).reshape(-1)
+    for at in range(0, n_masks, step):
+        bits = np.unpackbits(packed[at:at + step].view(np.uint8), axis=2, count=block_k, bitorder="little")
+        words = np.packbits(bits.swapaxes(1, 2), axis=2, bitorder="little")
+        target[at:at + step, :, :words.shape[2]] = words
+        words.any(axis=2, out=live[at:at + step])
+    spans = np.empty((n_masks, 3), np.int32)
+    spans[:, 0], spans[:, 1] = live.argmax(axis=1), block_k - live[:, ::-1].argmax(axis=1)
+    spans[:, 2] = live.sum(axis=1) < spans[:, 1] - spans[:, 0]
+    return masks.astype(np.uint16, copy=False).reshape(-1), spans.reshape(-1)
+
+
+@lru_cache(maxsize=256)
+def _kept_lane_masks(octets, shape, block_k):
+    return _lane_masks(np.frombuffer(octets, "<u4").reshape(shape), block_k)
 
 
 def places(part: BlockCSR, batch: int, n_heads: int, n_kv_heads: int, pattern_heads: int, by_rows_only=False) -> Places:
@@ -136,25 +151,34 @@ def places(part: BlockCSR, batch: int, n_heads: int, n_kv_heads: int, pattern_he
 
 
 def _places(part, batch, n_heads, n_kv_heads, pattern_heads, by_rows_only):
-    heads = np.arange(n_heads)
+    axes = SHARED  # begins at 0, however long: so a cache of keys that grows finds the same places at each step
+    if part.lead != (1, 1):
+        orders = [((1, 1), 0) if o is None else (o.lead, o.n_slots) for o in (part.q_order, part.k_order)]
+        axes = ((part.indptr.shape[:2], part.n_rows + 1), *orders)
     if part.heads is None:
-        count, within = n_heads, heads
-    else:
-        count, wanted = len(part.heads), heads * pattern_heads // n_heads
-        within = np.searchsorted(part.heads, wanted)
-        there = np.append(part.heads, -1)[within] == wanted
-        heads, within = heads[there], within[there]
-    axes = [(part.indptr.shape[:2], part.n_rows + 1)]
-    axes += [((1, 1), 0) if o is None else (o.lead, o.n_slots) for o in (part.q_order, part.k_order)]
+        return _places_of_all(batch, n_heads, n_kv_heads, axes, by_rows_only)
+    count, wanted = len(part.heads), np.arange(n_heads) * pattern_heads // n_heads
+    within = np.searchsorted(part.heads, wanted)
+    there = np.flatnonzero(np.append(part.heads, -1)[within] == wanted)
+    return _places_of(there, within[there], count, batch, there * n_kv_heads // n_heads, axes, by_rows_only)
+
+
+@lru_cache(maxsize=64)
+def _places_of_all(batch, n_heads, n_kv_heads, axes, by_rows_only):
+    heads = np.arange(n_heads)
+    return _places_of(heads, heads, n_heads, batch, heads * n_kv_heads // n_heads, axes, by_rows_only)
+
+
+def _places_of(heads, within, count, batch, kv_heads, axes, by_rows_only):
+    """Places of some heads, each the one at `within` of the `count` that the part is about."""
     at = np.empty((batch, len(heads), 3), np.int64)
     for i, (lead, size) in enumerate(axes):
         item = np.arange(batch)[:, None] * lead[0] // batch
         at[:, :, i] = (item * lead[1] + within * lead[1] // count) * size
     same = at[:, :, 1:2] if by_rows_only else at
-    kv_heads = heads * n_kv_heads // n_heads
     new = (np.diff(kv_heads) != 0) | (np.diff(same, axis=1) != 0).any(axis=(0, 2))
     bundles = np.concatenate([[0], np.flatnonzero(new) + 1, [len(heads)]]) if len(heads) else np.zeros(1)
-    return Places(heads.astype(np.int32), at, bundles.astype(np.int64))
+    return Places(heads.astype(np.int32), at, bundles.astype(np.int64), int(np.diff(bundles).max(initial=0)))
 
 
 def row_costs(part: BlockCSR) -> Array:
@@ -164,12 +188,16 @@ def row_costs(part: BlockCSR) -> Array:
 
 def work(part: BlockCSR, copies: int) -> Work:
     """Work items of a part for `copies` heads. Kept. They depend on the problem only, so bits never on the machine."""
-    return part.memo.get(("numba_cpu work", copies), lambda: _work(row_costs(part), copies, part.block_size[0]))
+    return part.memo.get(("numba_cpu work", copies), lambda: _work(part, copies))
 
 
-def _work(costs, copies, block_q):
+def _work(part, copies):
+    if part.n_rows == 1:
+        cost = (part.n_blocks if part.indptr.size == 2 else int(np.diff(part.indptr).max())) * part.block_size[1] + WORD
+        return _segments_of_one(-(-cost // _longest(copies * cost)))
+    costs, block_q = row_costs(part), part.block_size[0]
     total = copies * int(costs.sum())
-    n_segments = -(-costs // max(SEGMENT, total // SEGMENTS))
+    n_segments = -(-costs // _longest(total))
     cut = n_segments > 1
     number = np.cumsum(costs) // max(total // ITEMS, LEAST // block_q, 1)
     begins = np.ones(costs.size, bool)
@@ -185,6 +213,20 @@ def _work(costs, copies, block_q):
     ends = np.concatenate([[0], np.cumsum(costs)])
     longest = np.argsort(-(ends[items[:, 1]] - ends[items[:, 0]]) / items[:, 3], kind="stable")
     return Work(np.ascontiguousarray(items[longest], np.int64), int(segments.sum()))
+
+
+def _longest(total):
+    """Cost up to which a row is left whole, where all rows and heads cost `total`."""
+    return max(SEGMENT, total // SEGMENTS)
+
+
+@lru_cache(maxsize=64)
+def _segments_of_one(n_segments):
+    """The work of a part of one row, as each step of decoding has."""
+    items = np.empty((n_segments, 5), np.int64)
+    items[:] = 0, 1, 0, n_segments, 0
+    items[:, 2] = np.arange(n_segments)
+    return Work(items, n_segments if n_segments > 1 else 0)
 
 
 def chunks(part: BlockCSR, copies: int, one_owner: bool) -> Chunks:

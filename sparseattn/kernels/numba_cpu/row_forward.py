@@ -7,10 +7,11 @@ are of similar size; a very long row is cut into segments, merged in their order
 import numpy as np
 
 from sparseattn.kernels.numba_cpu.compile import kernel, step
+from sparseattn.kernels.numba_cpu.lanewise import exp
 from sparseattn.kernels.numba_cpu.products import dots, sum_rows
-from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, data, exp, fetch_add, get, lanes_of, load,
-                                               maximum, mul, prefetch, put, shift, splat, store, sub, sum_of_lanes,
-                                               top_of_lanes)
+from sparseattn.kernels.numba_cpu.shaping import drop, open_lanes, shape_scores, shaping_of
+from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, data, fetch_add, get, lanes_of, load, maximum, mul,
+                                               prefetch, put, shift, splat, store, sub, sum_of_lanes, top_of_lanes)
 from sparseattn.kernels.numba_cpu.steps import fill, head_of, load_rows, padded, stride_of
 
 STEP = 128  # keys a softmax step; their k and v rows (2 x 32 KiB) stay near for the other heads of the bundle
@@ -133,10 +134,12 @@ def write_row(acc, m, l, g, out, carry, keeps, lse, b, head, query, v_dim):
 
 @kernel(q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits",
         q_order="int32", k_order="int32", n_k_slots="int", heads="int32", places="places", bundles="int64",
-        work="table", block_k="int", resumes="bool", keeps="bool", sign="float", scale="float", out="stored out",
-        carry="computed", lse="stats", segments="scratch", counters="counters", scratch="scratch", tokens="tokens")
+        work="table", block_k="int", resumes="bool", keeps="bool", sign="float", scale="float", options="options",
+        out="stored out", carry="computed", lse="stats", segments="scratch", counters="counters", scratch="scratch",
+        tokens="tokens", codes="counters")
 def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k_slots, heads, places, bundles, work,
-                block_k, resumes, keeps, sign, scale, out, carry, lse, segments, counters, scratch, tokens):
+                block_k, resumes, keeps, sign, scale, options, out, carry, lse, segments, counters, scratch, tokens,
+                codes):
     """Do work items until the shared counter runs out; the arguments are those of tile_forward.
 
     Rows of k and v are read in whole registers, so their head_dim is padded by the caller.
@@ -152,7 +155,8 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
     n_segments = segments.size // max((v_pad + 2) * q.shape[0] * n_heads, 1)
     ahead = STEP if block_k > 1 else 0  # the hardware does not foresee the rows of the next step, of k or of v
     line = LINE // k.itemsize
-    keys = data(tokens)
+    keys, words, here = data(tokens), shift(data(tokens), STEP), shift(data(tokens), 2 * STEP)
+    shaped = options.softcap != 0 or options.values.size > 0 or options.limit >= 0
     while True:
         item = fetch_add(data(counters), 1)
         if item >= q.shape[0] * n_bundles * n_items:
@@ -175,10 +179,10 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
             query = q_list[places[b, first, 1] + row] if q_listed else row
             if query < 0:
                 continue
-            keys[0] = query
+            here[0] = query
             for g in range(size):
-                here = head_of(q, b, heads[first + g])
-                load_rows(shift(q_rows, g * qk_pad), qk_pad, here, stride_of(q), keys, 1, qk_dim, sign)
+                load_rows(shift(q_rows, g * qk_pad), qk_pad, head_of(q, b, heads[first + g]), stride_of(q), here, 1,
+                          qk_dim, sign)
                 m[g], l[g] = -np.inf, 0
             fill(acc, size * v_pad, 0)
             begin = indptr[places[b, first, 0] + row]
@@ -202,7 +206,16 @@ def row_forward(q, k, v, indptr, indices, mask_ids, masks, q_order, k_order, n_k
                             prefetch(v_here, (keys[j] + ahead) * v_stride + d)
                     scores_of_rows(shift(s, i), q_rows, qk_pad, k_here, k_stride, shift(keys, i), lanes, qk_pad, size)
                 for g in range(size):
-                    softmax_row(shift(s, g * STEP), n, pad, scale, m, l, g, shift(acc, g * v_pad), v_pad)
+                    mine = shift(s, g * STEP)
+                    if not shaped:
+                        softmax_row(mine, n, pad, scale, m, l, g, shift(acc, g * v_pad), v_pad)
+                        continue
+                    shaping = shaping_of(options, b, heads[first + g], keys, data(codes), words, mine)
+                    open_lanes(shaping, pad, False)
+                    factor = shape_scores(mine, STEP, pad, 1, scale, here, shaping, mine, False)
+                    softmax_row(mine, n, pad, factor, m, l, g, shift(acc, g * v_pad), v_pad)
+                    if shaping.drops:
+                        drop(mine, STEP, pad, 1, here, shaping, False)
                 weighted_rows(acc, v_pad, s, STEP, v_here, v_stride, keys, n, v_pad, size)
             if row_segments > 1:
                 # the states of a bundle's heads lie behind each other: m, l, acc

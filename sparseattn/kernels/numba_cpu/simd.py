@@ -287,42 +287,11 @@ def where_bits(typingctx, bits, a, b):
     return a(bits, a, b), codegen
 
 
-# Minimax polynomials (Remez, relative error) of 2**x on [-0.5, 0.5], lowest power first: error 2e-9 and 3e-18.
-_EXP2 = {
-    32: (1.0, 0.6931471824645996, 0.24022646248340607, 0.05550328642129898, 0.009618489071726799, 0.0013399930903688073,
-         0.0001534581242594868),
-    64: (1.0, 0.6931471805599453, 0.24022650695910155, 0.055504108664819925, 0.009618129107588335, 0.001333355814678995,
-         0.00015403530462514614, 1.5252733489960805e-05, 1.321543308959463e-06, 1.0178198033328528e-07,
-         7.074105626245659e-09, 4.4352809446103363e-10),
-}
-
-
 @intrinsic
-def exp(typingctx, x):
-    """e**x for x <= 0; exactly 0 from about the smallest normal number down, -inf included; NaN passes.
-
-    Adding 1.5 * 2**mantissa + bias rounds x log2(e) to an integer n and leaves n + bias in the low bits: shifted up
-    they are 2**n, or 0 where n = -bias. So nothing has to be selected or converted.
-    """
-
-    def codegen(context, builder, sig, args):
-        bits, lanes = x.dtype.bitwidth, x.lanes
-        kind = args[0].type
-        integer = ir.VectorType(ir.IntType(bits), lanes)
-        mantissa, bias = (23, 127) if bits == 32 else (52, 1023)
-        log2e, rounder = constant(kind, 1.4426950408889634), constant(kind, 1.5 * 2**mantissa + bias)
-        lowest = constant(kind, (0.25 - bias) * 0.6931471805599453)  # rounds to n = -bias
-        clamped = builder.select(builder.fcmp_ordered(">", lowest, args[0]), lowest, args[0])
-        shifted = call(builder, "fmuladd", clamped, log2e, rounder)
-        rest = call(builder, "fmuladd", clamped, log2e, builder.fsub(rounder, shifted))
-        coefficients = _EXP2[bits]
-        total = constant(kind, coefficients[-1])
-        for c in reversed(coefficients[:-1]):
-            total = call(builder, "fmuladd", total, rest, constant(kind, c))
-        power = builder.shl(builder.bitcast(shifted, integer), constant(integer, mantissa))
-        return builder.fmul(total, builder.bitcast(power, kind))
-
-    return x(x), codegen
+def reverse(typingctx, x):
+    """The lanes in the opposite order."""
+    backwards = ir.Constant(ir.VectorType(ir.IntType(32), x.lanes), list(range(x.lanes))[::-1])
+    return x(x), lambda context, builder, sig, args: builder.shuffle_vector(args[0], args[0], backwards)
 
 
 @intrinsic

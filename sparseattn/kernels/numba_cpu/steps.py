@@ -9,11 +9,11 @@ and whose columns are tokens to be read; `collect`, `tokens_of` and `load_rows` 
 import numpy as np
 
 from sparseattn.kernels.numba_cpu.compile import step
+from sparseattn.kernels.numba_cpu.lanewise import exp
 from sparseattn.kernels.numba_cpu.layout import WORD
 from sparseattn.kernels.numba_cpu.products import tile_matmul
-from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, data, exp, fma, get, lanes_of, load, maximum,
-                                               minimum, mul, put, shift, splat, store, sub, transpose, where_bits,
-                                               where_equal)
+from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, data, fma, get, lanes_of, load, maximum, minimum,
+                                               mul, put, shift, splat, store, sub, transpose, where_bits, where_equal)
 
 # tokens that share one softmax step: more amortise it, but two score tiles and what goes with them should stay in L2
 GROUP = 128 if MANY_REGISTERS else 64
@@ -342,15 +342,15 @@ def write_rows(to, stride, tokens, rows, row_stride, n_rows, dim, add_to):
 
 
 @step
-def probabilities(s, dp, stride, width, n_rows, scale, lse, delta):
-    """Backward: s becomes p = exp(s * scale - lse), dp becomes p * (dp - delta) * scale; statistics are one a row."""
+def probabilities(s, dp, stride, width, n_rows, factor, lse, delta, scale):
+    """Backward: s becomes p = exp(s * factor - lse), dp becomes p * (dp - delta) * scale; statistics are one a row."""
     lanes = lanes_of(s)
-    times, zero = splat(s, scale), splat(s, 0)
+    before, times, zero = splat(s, factor), splat(s, scale), splat(s, 0)
     for row in range(n_rows):
         log_sum, mean = splat(s, lse[row]), splat(s, delta[row])
         for col in range(0, width, lanes):
             at = row * stride + col
             # p is at most 1; where scores are huge, the rounding of lse must not say otherwise
-            p = exp(minimum(sub(mul(load(s, at), times), log_sum), zero))
+            p = exp(minimum(sub(mul(load(s, at), before), log_sum), zero))
             store(s, at, p)
             store(dp, at, mul(mul(p, sub(load(dp, at), mean)), times))

@@ -2,7 +2,7 @@
 
 from sparseattn.kernels.numba_cpu.compile import kernel
 from sparseattn.kernels.numba_cpu.simd import (add, data, fetch_add, fma, get, lanes_of, load, put, shift, splat,
-                                               store)
+                                               store, where_equal)
 from sparseattn.kernels.numba_cpu.steps import head_of, load_rows, padded, stride_of, tokens_of, transpose_tile
 
 TOKENS = 256  # tokens a work item
@@ -20,7 +20,7 @@ def row_dots(out, dout, delta, counters, scratch, tokens):
     rows, queries = data(scratch), data(tokens)
     lanes = lanes_of(rows)
     pad = padded(dim, lanes)
-    x, y = shift(rows, lanes * pad), shift(rows, 2 * lanes * pad)
+    x, y, zero = shift(rows, lanes * pad), shift(rows, 2 * lanes * pad), splat(rows, 0)
     while True:
         item = fetch_add(data(counters), 1)
         if item >= out.shape[0] * n_heads * n_pieces:
@@ -33,9 +33,11 @@ def row_dots(out, dout, delta, counters, scratch, tokens):
             transpose_tile(x, lanes, rows, pad, lanes, pad)
             load_rows(rows, pad, head_of(dout, b, h), stride_of(dout), queries, lanes, dim, 1.0)
             transpose_tile(y, lanes, rows, pad, lanes, pad)
-            sums = splat(rows, 0)
+            sums = zero
             for d in range(dim):
-                sums = fma(load(x, d * lanes), load(y, d * lanes), sums)
+                # a query without keys has out = 0: what arrives there, NaN included, reaches nothing
+                here = load(x, d * lanes)
+                sums = fma(here, where_equal(here, zero, zero, load(y, d * lanes)), sums)
             store(rows, 0, sums)
             for i in range(min(lanes, stop - first)):
                 delta[b, h, first + i] = rows[i]

@@ -8,6 +8,8 @@ up in their order. What a chunk is depends on the problem only, so the bits neve
 import numpy as np
 
 from sparseattn.kernels.numba_cpu.compile import kernel, step
+from sparseattn.kernels.numba_cpu.shaping import (drop, gradient_of_scores, gradients_at, open_lanes, shape_scores,
+                                                  shaping_of)
 from sparseattn.kernels.numba_cpu.simd import as_computed, data, fetch_add, get, lanes_of, shift
 from sparseattn.kernels.numba_cpu.steps import (GROUP, WORD, apply_masks, collect, drop_dead, fill, head_of, live_span,
                                                 load_rows, matmul, multiply, padded, probabilities, run_tokens,
@@ -44,8 +46,8 @@ def mark_alive(alive, slot, stop, indices, mask_ids, spans, masks, masked, words
 @step
 def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, delta, delta_stride, slot, stop, indices,
                mask_ids, spans, masks, masked, valid, careful, q_order, listed, gathers, n_slots, block_q, block_k,
-               width, stride, scale, k_t, v_t, k_rows, dk_t, dv_t, dq, dq_rows, scratch, tokens):
-    """Add what the stored blocks of a column give to dk_t (qk_dim, width), dv_t (v_dim, width) and the dq buffer."""
+               width, stride, scale, shaping, k_t, v_t, k_rows, dk_t, dv_t, dq, dq_rows, dvalues, scratch, tokens):
+    """Add what the stored blocks of a column give to dk_t (qk_dim, width), dv_t (v_dim, width), dq and dvalues."""
     lanes = lanes_of(scratch)
     qk_pad, v_pad = padded(qk_dim, lanes), padded(v_dim, lanes)
     group, words = max(GROUP, block_q), (block_k + WORD - 1) // WORD
@@ -54,6 +56,8 @@ def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, del
     do_rows = shift(q_rows, group * qk_pad)
     log_sums = shift(do_rows, group * v_pad)
     means = shift(log_sums, group)
+    slopes = shift(means, group)
+    factor = scale
     runs = shift(tokens, group)
     while slot < stop:
         first = slot
@@ -78,12 +82,20 @@ def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, del
             matmul(shift(s, at * stride), stride, q_here, q_step, 1, k_t, stride, size, width, qk_dim, False)
             matmul(shift(dp, at * stride), stride, do_here, do_step, 1, v_t, stride, size, width, v_dim, False)
             at += size
+        if shaping.active:
+            factor = shape_scores(s, stride, width, n, scale, tokens, shaping, slopes, True)
         if masked:
             apply_masks(s, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_q, n_slots,
                         -np.inf)
-        probabilities(s, dp, stride, width, n, scale, log_sums, means)
+        if shaping.drops:
+            drop(dp, stride, width, n, tokens, shaping, False)
+        probabilities(s, dp, stride, width, n, factor, log_sums, means, factor)
         if masked:
             apply_masks(dp, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_q, n_slots, 0.0)
+        if shaping.drops:
+            drop(s, stride, width, n, tokens, shaping, False)
+        if shaping.active:
+            gradient_of_scores(dp, stride, width, n, scale, tokens, shaping, slopes, dvalues)
         at = 0
         for r in range(1 if staged else n_runs):
             size = n if staged else runs[3 * r + 1]
@@ -107,14 +119,18 @@ def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, del
         masks="bits", spans="int32", k_order="int32", q_order="int32", n_k_slots="int", n_q_slots="int", heads="int32",
         places="places", bundles="int64", columns="table", chunks="int64", dq_rows="int32", touched="int64",
         block_q="int", block_k="int", width="int", gathers="bool", folds="bool", adds="bool", sign="float",
-        scale="float", lse="stats", delta="stats", dq="scratch", dk="computed", dv="computed", counters="counters",
-        scratch="scratch", tokens="tokens")
+        scale="float", options="options", slice_size="int", margin="int", ranks="int", lse="stats", delta="stats",
+        dq="scratch", dk="computed", dv="computed", dvalues="scratch", counters="counters", scratch="scratch",
+        tokens="tokens", codes="counters")
 def tile_backward(dout, q, k, v, indptr, indices, mask_ids, masks, spans, k_order, q_order, n_k_slots, n_q_slots, heads,
                   places, bundles, columns, chunks, dq_rows, touched, block_q, block_k, width, gathers, folds, adds,
-                  sign, scale, lse, delta, dq, dk, dv, counters, scratch, tokens):
-    """Do work items (batch, bundle of heads, chunk) until the shared counter runs out; the structure's rows are keys.
+                  sign, scale, options, slice_size, margin, ranks, lse, delta, dq, dk, dv, dvalues, counters, scratch,
+                  tokens, codes):
+    """Do work items until the shared counter runs out; the structure's rows are keys. An item is one chunk of each of
+    `ranks` pairs (batch item, bundle of heads).
 
     dk, dv: the gradients, or with `folds` a buffer (batch, bundle, slot of a column, head_dim) to be added up by token.
+    dvalues: see `gradients_at`.
     """
     n_heads, n_kv_heads, qk_dim, v_dim = heads.size, k.shape[1], q.shape[3], v.shape[3]
     q_list, k_list, stored, ids, live, bits = (
@@ -129,56 +145,65 @@ def tile_backward(dout, q, k, v, indptr, indices, mask_ids, masks, spans, k_orde
     k_t, v_t = base, shift(base, qk_pad * stride)
     dk_t, dv_t = shift(v_t, v_pad * stride), shift(v_t, (v_pad + qk_pad) * stride)
     k_rows = shift(dv_t, v_pad * stride)
-    rest = shift(k_rows, qk_pad * stride)
-    k_tokens, read, valid = data(tokens), shift(data(tokens), width), shift(data(tokens), 2 * width)
+    spare = shift(k_rows, qk_pad * stride)
+    rest = shift(spare, 2 * lanes * lanes)
+    k_tokens, read, lane_words = data(tokens), shift(data(tokens), width), shift(data(tokens), 2 * width)
+    valid = shift(lane_words, width)
     alive, q_tokens = shift(valid, words), shift(valid, 2 * words)
+    n_items = q.shape[0] * n_bundles // ranks * n_chunks
     while True:
         item = fetch_add(data(counters), 1)
-        if item >= q.shape[0] * n_bundles * n_chunks:
+        if item >= n_items:
             return
-        chunk, rank = item % n_chunks, item // n_chunks
-        b, bundle = rank // n_bundles, rank % n_bundles
-        kv_head = heads[bundles[bundle]] * n_kv_heads // q.shape[1]
-        to = bundle if folds else kv_head
-        for h in range(bundles[bundle], bundles[bundle + 1]):
-            begin = (b * n_heads + h) * touched[n_chunks] + touched[chunk]
-            fill(shift(data(dq), begin * block_q * qk_pad), (touched[chunk + 1] - touched[chunk]) * block_q * qk_pad, 0)
-        for number in range(chunks[chunk], chunks[chunk + 1]):
-            col, segment, segments = columns[number, 0], columns[number, 1], columns[number, 2]
-            tokens_of(k_tokens, shift(k_list, places[b, bundles[bundle], 1]), k_listed, col * block_k, width,
-                      min(n_k_slots, (col + 1) * block_k))
-            careful = valid_bits(valid, k_tokens, words, min(block_k, width))
-            for w in range(words):
-                alive[w] = 0
+        chunk = item % n_chunks
+        for rank in range(item // n_chunks * ranks, (item // n_chunks + 1) * ranks):
+            b, bundle = rank // n_bundles, rank % n_bundles
+            kv_head = heads[bundles[bundle]] * n_kv_heads // q.shape[1]
+            to = bundle if folds else kv_head
             for h in range(bundles[bundle], bundles[bundle + 1]):
-                line = places[b, h, 0] + col
-                mark_alive(alive, indptr[line], indptr[line + 1], stored, ids, live, bits, masked, words, block_q,
-                           n_q_slots, shift(q_list, places[b, h, 2]), q_listed)
-            for i in range(width):
-                dead = i >= block_k or (alive[i // WORD] >> (i % WORD)) & 1 == 0
-                read[i] = -1 if dead else k_tokens[i]
-            load_rows(rest, v_pad, head_of(v, b, kv_head), stride_of(v), read, width, v_dim, 1.0)
-            transpose_tile(v_t, stride, rest, v_pad, width, v_pad)
-            load_rows(k_rows, qk_pad, head_of(k, b, kv_head), stride_of(k), read, width, qk_dim, sign)
-            transpose_tile(k_t, stride, k_rows, qk_pad, width, qk_pad)
-            fill(dk_t, (qk_pad + v_pad) * stride, 0)
-            for h in range(bundles[bundle], bundles[bundle + 1]):
-                begin = indptr[places[b, h, 0] + col]
-                length = indptr[places[b, h, 0] + col + 1] - begin
-                add_blocks(head_of(q, b, heads[h]), stride_of(q), qk_dim, head_of(dout, b, heads[h]), stride_of(dout),
-                           v_dim, head_of(lse, b, heads[h]), stride_of(lse), head_of(delta, b, heads[h]),
-                           stride_of(delta), begin + length * segment // segments,
-                           begin + length * (segment + 1) // segments, stored, ids, live, bits, masked, valid, careful,
-                           shift(q_list, places[b, h, 2]), q_listed, gathers, n_q_slots, block_q, block_k, width,
-                           stride, scale, k_t, v_t, k_rows, dk_t, dv_t,
-                           shift(data(dq), (b * n_heads + h) * touched[n_chunks] * block_q * qk_pad), data(dq_rows),
-                           rest, q_tokens)
-            if folds:
-                for i in range(min(block_k, width)):
-                    k_tokens[i] = number * block_k + i
-            if sign != 1:
-                multiply(dk_t, qk_pad * stride, sign)  # so far it is the gradient of sign * k
-            transpose_tile(rest, qk_pad, dk_t, stride, qk_pad, width)
-            write_rows(head_of(dk, b, to), stride_of(dk), k_tokens, rest, qk_pad, min(block_k, width), qk_dim, adds)
-            transpose_tile(rest, v_pad, dv_t, stride, v_pad, width)
-            write_rows(head_of(dv, b, to), stride_of(dv), k_tokens, rest, v_pad, min(block_k, width), v_dim, adds)
+                begin = (b * n_heads + h) * touched[n_chunks] + touched[chunk]
+                fill(shift(data(dq), begin * block_q * qk_pad),
+                     (touched[chunk + 1] - touched[chunk]) * block_q * qk_pad, 0)
+            for number in range(chunks[chunk], chunks[chunk + 1]):
+                col, segment, segments = columns[number, 0], columns[number, 1], columns[number, 2]
+                tokens_of(k_tokens, shift(k_list, places[b, bundles[bundle], 1]), k_listed, col * block_k, width,
+                          min(n_k_slots, (col + 1) * block_k))
+                careful = valid_bits(valid, k_tokens, words, min(block_k, width))
+                for w in range(words):
+                    alive[w] = 0
+                for h in range(bundles[bundle], bundles[bundle + 1]):
+                    line = places[b, h, 0] + col
+                    mark_alive(alive, indptr[line], indptr[line + 1], stored, ids, live, bits, masked, words, block_q,
+                               n_q_slots, shift(q_list, places[b, h, 2]), q_listed)
+                for i in range(width):
+                    dead = i >= block_k or (alive[i // WORD] >> (i % WORD)) & 1 == 0
+                    read[i] = -1 if dead else k_tokens[i]
+                load_rows(rest, v_pad, head_of(v, b, kv_head), stride_of(v), read, width, v_dim, 1.0)
+                transpose_tile(v_t, stride, rest, v_pad, width, v_pad)
+                load_rows(k_rows, qk_pad, head_of(k, b, kv_head), stride_of(k), read, width, qk_dim, sign)
+                transpose_tile(k_t, stride, k_rows, qk_pad, width, qk_pad)
+                fill(dk_t, (qk_pad + v_pad) * stride, 0)
+                for h in range(bundles[bundle], bundles[bundle + 1]):
+                    head = heads[h]
+                    begin = indptr[places[b, h, 0] + col]
+                    length = indptr[places[b, h, 0] + col + 1] - begin
+                    shaping = shaping_of(options, b, head, read, data(codes), lane_words, spare)
+                    open_lanes(shaping, width, False)
+                    dq_here = shift(data(dq), (b * n_heads + h) * touched[n_chunks] * block_q * qk_pad)
+                    dvalues_here = gradients_at(dvalues, options, slice_size, margin, b, head,
+                                                (b * n_heads + h) * n_chunks + chunk)
+                    add_blocks(head_of(q, b, head), stride_of(q), qk_dim, head_of(dout, b, head), stride_of(dout),
+                               v_dim, head_of(lse, b, head), stride_of(lse), head_of(delta, b, head), stride_of(delta),
+                               begin + length * segment // segments, begin + length * (segment + 1) // segments, stored,
+                               ids, live, bits, masked, valid, careful, shift(q_list, places[b, h, 2]), q_listed,
+                               gathers, n_q_slots, block_q, block_k, width, stride, scale, shaping, k_t, v_t, k_rows,
+                               dk_t, dv_t, dq_here, data(dq_rows), dvalues_here, rest, q_tokens)
+                if folds:
+                    for i in range(min(block_k, width)):
+                        k_tokens[i] = number * block_k + i
+                if sign != 1:
+                    multiply(dk_t, qk_pad * stride, sign)  # so far it is the gradient of sign * k
+                transpose_tile(rest, qk_pad, dk_t, stride, qk_pad, width)
+                write_rows(head_of(dk, b, to), stride_of(dk), k_tokens, rest, qk_pad, min(block_k, width), qk_dim, adds)
+                transpose_tile(rest, v_pad, dv_t, stride, v_pad, width)
+                write_rows(head_of(dv, b, to), stride_of(dv), k_tokens, rest, v_pad, min(block_k, width), v_dim, adds)

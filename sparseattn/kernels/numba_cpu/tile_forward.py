@@ -7,6 +7,7 @@ whoever finishes its last one merges them all, in their order.
 import numpy as np
 
 from sparseattn.kernels.numba_cpu.compile import kernel, step
+from sparseattn.kernels.numba_cpu.shaping import drop, open_lanes, shape_scores, shaping_of
 from sparseattn.kernels.numba_cpu.simd import as_computed, data, fetch_add, get, lanes_of, shift
 from sparseattn.kernels.numba_cpu.steps import (GROUP, WORD, apply_masks, collect, drop_dead, fill, head_of,
                                                 load_rows, mask_nobody, matmul, merge_state, online_softmax, padded,
@@ -16,8 +17,8 @@ from sparseattn.kernels.numba_cpu.steps import (GROUP, WORD, apply_masks, collec
 
 @step
 def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, mask_ids, spans, masks, masked, valid,
-                  careful, k_order, listed, gathers, n_slots, block_q, block_k, width, stride, scale, q_t, m, l, acc,
-                  scratch, tokens):
+                  careful, k_order, listed, gathers, n_slots, block_q, block_k, width, stride, scale, shaping, q_t, m,
+                  l, acc, scratch, tokens):
     """Bring m, l (width,) and acc (v_dim, width) of a query tile q_t (qk_dim, width) up to date with stored blocks."""
     lanes = lanes_of(scratch)
     qk_pad, v_pad = padded(qk_dim, lanes), padded(v_dim, lanes)
@@ -25,12 +26,14 @@ def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, 
     s, rows = scratch, shift(scratch, group * stride)
     alpha = shift(rows, group * max(qk_pad, v_pad))
     runs = shift(tokens, group)
+    factor = scale
     while slot < stop:
         first = slot
         slot, n_runs, n, holes = collect(runs, first, stop, indices, mask_ids, spans, masked, careful, block_k, n_slots,
                                          group)
-        if gathers or holes:
+        if gathers or holes or shaping.active or shaping.drops:
             run_tokens(tokens, runs, n_runs, k_order, listed, n_slots)
+        if gathers or holes:
             if holes:
                 drop_dead(tokens, first, slot, indices, mask_ids, spans, masks, words, block_k, n_slots, valid)
             load_rows(rows, qk_pad, k, k_stride, tokens, n, qk_dim, 1.0)
@@ -41,13 +44,17 @@ def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, 
                 matmul(shift(s, n * stride), stride, shift(as_computed(k), runs[3 * r] * k_stride), k_stride, 1, q_t,
                        stride, runs[3 * r + 1], width, qk_dim, False)
                 n += runs[3 * r + 1]
+        if shaping.active:
+            factor = shape_scores(s, stride, width, n, scale, tokens, shaping, s, False)
         if masked:
             apply_masks(s, stride, width, first, slot, indices, mask_ids, spans, masks, words, block_k, n_slots,
                         -np.inf)
         if listed:
             mask_nobody(s, stride, tokens, n)
-        if online_softmax(s, stride, width, n, scale, m, l, alpha):
+        if online_softmax(s, stride, width, n, factor, m, l, alpha):
             rescale(acc, stride, width, v_dim, alpha)
+        if shaping.drops:
+            drop(s, stride, width, n, tokens, shaping, True)
         if gathers or holes:
             load_rows(rows, v_pad, v, v_stride, tokens, n, v_dim, 1.0)
             matmul(acc, stride, rows, 1, v_pad, s, stride, v_dim, width, n, True)
@@ -88,11 +95,11 @@ def write_result(m, l, acc, out, out_stride, carry, carry_stride, keeps, lse, ls
 @kernel(q="stored", k="stored", v="stored", indptr="int64", indices="int32", mask_ids="int32", masks="bits",
         spans="int32", q_order="int32", k_order="int32", n_q_slots="int", n_k_slots="int", heads="int32",
         places="places", work="table", block_q="int", block_k="int", width="int", gathers="bool", resumes="bool",
-        keeps="bool", sign="float", scale="float", out="stored out", carry="computed", lse="stats", segments="scratch",
-        counters="counters", scratch="scratch", tokens="tokens")
+        keeps="bool", sign="float", scale="float", options="options", out="stored out", carry="computed", lse="stats",
+        segments="scratch", counters="counters", scratch="scratch", tokens="tokens", codes="counters")
 def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_order, n_q_slots, n_k_slots, heads,
-                 places, work, block_q, block_k, width, gathers, resumes, keeps, sign, scale, out, carry, lse, segments,
-                 counters, scratch, tokens):
+                 places, work, block_q, block_k, width, gathers, resumes, keeps, sign, scale, options, out, carry, lse,
+                 segments, counters, scratch, tokens, codes):
     """Do work items until the shared counter runs out. Any number of threads may be inside; each brings its scratch.
 
     work: (n_items, 5) first row, row after the last, segment, segments of the row, number of its first one; places:
@@ -114,9 +121,11 @@ def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_or
     q_t, m = base, shift(base, qk_pad * stride)
     l, acc = shift(m, stride), shift(m, 2 * stride)
     other = shift(acc, v_pad * stride)  # a second state, then what attend_blocks and the writing of rows need
-    rest = shift(other, (v_pad + 2) * stride)
+    spare = shift(other, (v_pad + 2) * stride)
+    rest = shift(spare, 2 * lanes * lanes)
     q_tokens, valid = data(tokens), shift(data(tokens), width)
-    k_tokens = shift(valid, (block_q + WORD - 1) // WORD)
+    words = shift(valid, (block_q + WORD - 1) // WORD)
+    k_tokens = shift(words, width)
     while True:
         item = fetch_add(data(counters), 1)
         if item >= q.shape[0] * n_heads * n_items:
@@ -127,10 +136,12 @@ def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_or
         kv_head = head * n_kv_heads // q.shape[1]
         out_here, carry_here, lse_here = head_of(out, b, head), head_of(carry, b, head), head_of(lse, b, head)
         segment, row_segments = work[item, 2], work[item, 3]
+        shaping = shaping_of(options, b, head, q_tokens, data(codes), words, spare)
         for row in range(work[item, 0], work[item, 1]):
             tokens_of(q_tokens, shift(q_list, places[b, h, 1]), q_listed, row * block_q, width,
                       min(n_q_slots, (row + 1) * block_q))
             careful = valid_bits(valid, q_tokens, (block_q + WORD - 1) // WORD, min(block_q, width))
+            open_lanes(shaping, width, True)
             load_rows(rest, qk_pad, head_of(q, b, head), stride_of(q), q_tokens, width, qk_dim, sign)
             transpose_tile(q_t, stride, rest, qk_pad, width, qk_pad)
             fill(m, stride, -np.inf)
@@ -140,7 +151,8 @@ def tile_forward(q, k, v, indptr, indices, mask_ids, masks, spans, q_order, k_or
             attend_blocks(head_of(k, b, kv_head), stride_of(k), qk_dim, head_of(v, b, kv_head), stride_of(v), v_dim,
                           begin + length * segment // row_segments, begin + length * (segment + 1) // row_segments,
                           stored, ids, live, bits, masked, valid, careful, shift(k_list, places[b, h, 2]), k_listed,
-                          gathers, n_k_slots, block_q, block_k, width, stride, scale, q_t, m, l, acc, rest, k_tokens)
+                          gathers, n_k_slots, block_q, block_k, width, stride, scale, shaping, q_t, m, l, acc, rest,
+                          k_tokens)
             if row_segments > 1:
                 first = place * n_segments + work[item, 4]
                 mine = shift(data(segments), (first + segment) * size)

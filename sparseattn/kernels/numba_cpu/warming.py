@@ -6,6 +6,7 @@ import numpy as np
 
 from sparseattn.kernels.numba_cpu.launch_backward import backward
 from sparseattn.kernels.numba_cpu.launch_forward import forward
+from sparseattn.options import PLAIN
 from sparseattn.pattern import Pattern
 from sparseattn.structure import BlockCSR
 
@@ -24,8 +25,8 @@ def run_all(dtypes, head_dims):
         for head_dim in head_dims:
             x = np.zeros((1, 1, N, head_dim), _dtype(name))
             for pattern in (_diagonal(8), _diagonal(1)):
-                out, lse = forward(x, x, x, pattern, 1.0, None)
-                backward(x, x, x, x, out, lse, pattern, 1.0, None)
+                out, lse = forward(x, x, x, pattern, 1.0, None, PLAIN)
+                backward(x, x, x, x, out, lse, pattern, 1.0, None, PLAIN)
 
 
 def _dtype(name):

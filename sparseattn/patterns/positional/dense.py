@@ -1,7 +1,5 @@
 """All pairs, and all pairs up to the present."""
 
-import numpy as np
-
 from sparseattn.patterns.arguments import ranges_pattern, sizes
 from sparseattn.patterns.positional.sliding_window import sliding_window
 
@@ -26,7 +24,7 @@ def dense(n_queries, n_keys=None, *, block_size=None):
     Two integers to build, whatever the length.
     """
     shape = sizes(n_queries, n_keys)
-    return ranges_pattern(np.zeros((1, 1, 1)), np.full((1, 1, 1), shape[1]), shape, block_size)
+    return ranges_pattern(0, shape[1], shape, block_size)
 
 
 def causal(n_queries, n_keys=None, *, offset=None, block_size=None):

@@ -44,7 +44,7 @@ def sliding_window(n_queries, n_keys=None, *, left, right=0, dilation=1, offset=
     .. [1] Beltagy et al., Longformer, arXiv:2004.05150, section 3.1.
     .. [2] Jiang et al., Mistral 7B, arXiv:2310.06825, section 2.
     """
-    if np.ndim(dilation) == 1:
+    if not isinstance(dilation, (int, np.integer)) and np.ndim(dilation) == 1:
         heads = {d: _one(n_queries, n_keys, left, right, d, offset, block_size) for d in map(int, dilation)}
         return Pattern.per_head([heads[int(d)] for d in dilation])
     return _one(n_queries, n_keys, left, right, dilation, offset, block_size)
@@ -54,20 +54,28 @@ def _one(n_queries, n_keys, left, right, dilation, offset, block_size):
     shape = sizes(n_queries, n_keys)
     left, right, dilation = reach(left, "left"), reach(right, "right"), positive(dilation, "dilation")
     first = offsets(offset, *shape)
+    batch = 1 if isinstance(first, int) else first.shape[0]
     if dilation == 1:
         position = _positions(shape, first)
-        starts = np.zeros((1, 1, 1), np.int32) if left is None else position - np.int32(min(left, shape[1]))
-        stops = np.full((1, 1, 1), shape[1]) if right is None else position + np.int32(min(right, shape[1]) + 1)
+        starts = 0 if left is None else position - min(left, shape[1])
+        stops = shape[1] if right is None else position + (min(right, shape[1]) + 1)
         del position  # a million queries: four megabytes an array
-        return ranges_pattern(starts, stops, shape, block_size, batch=first.shape[0])
-    return _by_residue(shape, left, right, dilation, first, block_size)
+        return ranges_pattern(starts, stops, shape, block_size, batch=batch)
+    return _by_residue(shape, left, right, dilation, first, batch, block_size)
 
 
 def _positions(shape, first):
-    """Where each query sits among the keys, (1 | batch, 1, n_queries), in the smallest integers that windows cannot
-    overflow."""
-    dtype = np.int32 if max(abs(first).max(initial=0) + shape[0], shape[1]) < 2**29 else np.int64
-    return np.arange(shape[0], dtype=dtype) + first.astype(dtype)
+    """Where each query sits among the keys, (1 | batch, 1, n_queries), in integers that windows cannot overflow.
+
+    One query at one place: a plain number, which costs a step of decoding less.
+    """
+    n_queries, n_keys = shape
+    low, high = -(n_queries + n_keys), 2 * n_keys  # no window reaches a key from beyond
+    dtype = np.int32 if n_queries + 3 * n_keys < 2**31 else np.int64
+    if isinstance(first, int):
+        first = min(max(first, low), high)
+        return first if n_queries == 1 else np.arange(first, first + n_queries, dtype=dtype).reshape(1, 1, -1)
+    return np.arange(n_queries, dtype=dtype) + np.clip(first, low, high).astype(dtype)
 
 
 def by_residue(n_tokens, stride):
@@ -76,7 +84,7 @@ def by_residue(n_tokens, stride):
     return Order.affine((n_tokens,), ((0, stride, 1), (0, length, stride))), length
 
 
-def _by_residue(shape, left, right, dilation, first, block_size):
+def _by_residue(shape, left, right, dilation, first, batch, block_size):
     """A plain window inside each class of keys with equal remainder."""
     q_order, _ = by_residue(shape[0], dilation)
     k_order, length = by_residue(shape[1], dilation)
@@ -87,4 +95,4 @@ def _by_residue(shape, left, right, dilation, first, block_size):
     high = count if right is None else np.clip(index + right + 1, 0, count)
     there = query >= 0
     starts, stops = (np.where(there, residue * length + x, 0) for x in (low, high))
-    return ranges_pattern(starts, stops, shape, block_size, q_order, k_order, batch=first.shape[0])
+    return ranges_pattern(starts, stops, shape, block_size, q_order, k_order, batch=batch)

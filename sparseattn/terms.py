@@ -1,0 +1,207 @@
+"""Score terms before and after a call: what was given, bound to the call's sizes, and the gradient brought back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparseattn.options import Term
+from sparseattn.xp import compute_dtype, library, namespace
+
+Array = Any
+
+
+class Bias:
+    """What a function in `sparseattn.bias` returns: an additive score term for ``attend(..., bias=)``.
+
+    Attributes
+    ----------
+    name : str
+        The function that made it.
+    """
+
+    def __init__(self, name, given):
+        self.name, self.given = name, given
+        self._last = ("nothing", None)
+
+    def __repr__(self):
+        return f"<bias {self.name} {tuple(self.given.shape)} {self.given.dtype}>"
+
+    def bind(self, q, k, ndim) -> Term:
+        """The term for q, k (batch, n_heads, n_tokens, head_dim), which the caller gave with `ndim` axes."""
+        raise NotImplementedError
+
+    def pull(self, dvalues, term) -> Array:
+        """The gradient of what was given, from that of the values of the bound term."""
+        return dvalues.reshape(self.given.shape).astype(self.given.dtype)
+
+    def _values(self, q, shape):
+        """What was given, in this 4-D shape and the dtype that q is computed in."""
+        return self.given.reshape(shape).astype(compute_dtype(q.dtype), copy=False)
+
+    def _check_library(self, q):
+        if library(self.given) != library(q):
+            raise TypeError(f"bias {self.name} holds {library(self.given)} arrays but q is a {library(q)} array; "
+                            f"build it from {library(q)} arrays")
+
+    def _check_heads(self, wanted, n_heads):
+        if wanted not in (1, n_heads):
+            raise ValueError(f"bias {self.name} is for {wanted} heads but q has {n_heads}; build it for 1 or {n_heads}")
+
+    def _kept(self, key, make):
+        """What make() gives, made anew where the key is not that of the last call: one step back is what a gradient
+        needs, and caches that grow would fill a longer memory."""
+        last, value = self._last
+        if last != key:
+            value = make()
+            self._last = key, value
+        return value
+
+
+class Dense(Bias):
+    """An array of the caller, broadcastable to the scores."""
+
+    def __init__(self, given):
+        super().__init__("array", given)
+
+    def bind(self, q, k, ndim):
+        self._check_library(q)
+        self._check_dtype(q)
+        whole = (*q.shape[:3], k.shape[2])
+        expected, shape = whole[4 - ndim:], self.given.shape
+        fits = len(shape) <= ndim and all(n in (1, w) for n, w in zip(shape[::-1], expected[::-1]))
+        if not fits:
+            names = ", ".join(("batch", "n_heads", "n_queries", "n_keys")[4 - ndim:])
+            raise ValueError(f"bias has shape {shape}; expected one that broadcasts to {expected}, ({names})")
+        return Term(self._values(q, (1,) * (4 - len(shape)) + shape))
+
+
+    def _check_dtype(self, q):
+        dtype, wide = self.given.dtype, compute_dtype(q.dtype)
+        if dtype.kind == "b":
+            raise TypeError("bias is an array of bool; pairs are left out by the pattern: pattern & "
+                            "Pattern.from_mask(mask), or pass a bias of 0 and -inf")
+        if dtype not in (q.dtype, wide):
+            raise TypeError(f"bias has dtype {dtype}; expected {wide}{'' if wide == q.dtype else f' or {q.dtype}'}: "
+                            f"bias.astype(np.{wide})")
+
+
+class _Distances(Bias):
+    """A term whose table is looked up by ``j - i - offset + left``; no offset: the last query sits at the last key."""
+
+    def __init__(self, name, given, left, offset):
+        super().__init__(name, given)
+        self.left, self.offset = left, offset
+
+    def _offsets(self, q, k):
+        """One int, or one a batch item."""
+        if self.offset is None:
+            return (k.shape[2] - q.shape[2],)
+        if len(self.offset) not in (1, q.shape[0]):
+            raise ValueError(f"bias {self.name} has {len(self.offset)} offsets but q has batch {q.shape[0]}; give one, "
+                             f"or one per batch item")
+        return self.offset
+
+    def _codes(self, q, k, left):
+        """(q_codes, k_codes, shift) of a bound term."""
+        xp, n_queries, n_keys, offset = namespace(q), q.shape[2], k.shape[2], self._offsets(q, k)
+        return self._kept((n_queries, n_keys, left, offset), lambda: (
+            -xp.arange(n_queries, dtype=xp.int64), xp.arange(n_keys, dtype=xp.int64),
+            left - xp.asarray(offset, xp.int64)))
+
+
+class Slopes(_Distances):
+    """ALiBi: the table is made for all distances of the call."""
+
+    def __init__(self, name, given, offset):
+        super().__init__(name, given, None, offset)
+
+    def bind(self, q, k, ndim):
+        self._check_library(q)
+        self._check_heads(self.given.shape[0], q.shape[1])
+        xp, offset = namespace(q), self._offsets(q, k)
+        left = q.shape[2] - 1 + max(offset)  # how far the most distant key lies before its query
+        size = max(left + k.shape[2] - min(offset), 1)
+        values = -self.given.astype(xp.float64)[:, None] * abs(xp.arange(size) - left)
+        return Term(values.astype(compute_dtype(q.dtype))[None, :, None], None, *self._codes(q, k, left))
+
+    def pull(self, dvalues, term):
+        xp = namespace(dvalues)
+        offset = term.k_codes.size - term.q_codes.size if self.offset is None else self.offset[0]
+        distances = abs(xp.arange(dvalues.shape[3]) - (term.shift[0] + offset))
+        return -(dvalues[0, :, 0].astype(xp.float64) * distances).sum(1).astype(self.given.dtype)
+
+
+class ByOffset(_Distances):
+    """A table by distance, 0 outside."""
+
+    def bind(self, q, k, ndim):
+        self._check_library(q)
+        n_heads, size = (1, *self.given.shape)[-2:]
+        self._check_heads(n_heads, q.shape[1])
+        return Term(self._values(q, (1, n_heads, 1, size)), None, *self._codes(q, k, self.left))
+
+
+class Relative2D(Bias):
+    """A table by the difference of two places on a grid.
+
+    Bound rows are as wide as two rows of the grid can differ, so that no pair beyond the window meets another's entry.
+    """
+
+    def __init__(self, name, given, shape, window):
+        super().__init__(name, given)
+        self.shape, self.window = shape, window
+        self.reach = max(shape[1], window[1])  # columns of a bound row on each side, the middle one counted twice
+
+    def bind(self, q, k, ndim):
+        self._check_library(q)
+        self._check_heads(self.given.shape[1], q.shape[1])
+        n_tokens = self.shape[0] * self.shape[1]
+        for name, x in (("q", q), ("k", k)):
+            if x.shape[2] != n_tokens:
+                raise ValueError(f"bias relative_2d is for the {n_tokens} tokens of a {self.shape[0]} x "
+                                 f"{self.shape[1]} grid but {name} has {x.shape[2]}; pass the shape of the grid that "
+                                 f"q and k hold")
+        xp, n_heads, rows = namespace(q), self.given.shape[1], 2 * self.window[0] - 1
+        values = xp.zeros((1, n_heads, rows, 2 * self.reach - 1), compute_dtype(q.dtype))
+        values[..., self._inside()] = self.given.T.reshape(1, n_heads, rows, 2 * self.window[1] - 1)
+        values = values.reshape(1, n_heads, 1, rows * (2 * self.reach - 1))
+        return Term(values, None, *self._kept(None, lambda: self._codes(xp)))
+
+    def pull(self, dvalues, term):
+        n_heads = dvalues.shape[1]
+        rows = dvalues.reshape(n_heads, 2 * self.window[0] - 1, 2 * self.reach - 1)[..., self._inside()]
+        return rows.reshape(n_heads, self.given.shape[0]).T.astype(self.given.dtype)
+
+    def _inside(self):
+        """The columns of a bound row that the published table has."""
+        return slice(self.reach - self.window[1], self.reach + self.window[1] - 1)
+
+    def _codes(self, xp):
+        y, x = xp.divmod(xp.arange(self.shape[0] * self.shape[1], dtype=xp.int64), self.shape[1])
+        place, width = y * (2 * self.reach - 1) + x, 2 * self.reach - 1
+        return place, -place, xp.full(1, (self.window[0] - 1) * width + self.reach - 1, xp.int64)
+
+
+class Labels(_Distances):
+    """A table by label, and a label for each pair or, with `left`, for each distance."""
+
+    def __init__(self, name, given, labels, left, offset):
+        super().__init__(name, given, left, offset)
+        self.labels = labels.astype("int32", copy=False)
+
+    def bind(self, q, k, ndim):
+        self._check_library(q)
+        shape = self.given.shape
+        shape = (1, shape[0], 1, shape[1]) if len(shape) == 2 else (1,) * (4 - len(shape)) + shape
+        self._check_heads(shape[1], q.shape[1])
+        if shape[0] not in (1, q.shape[0]) or shape[2] not in (1, q.shape[2]):
+            raise ValueError(f"table of bias labels has shape {self.given.shape}; expected (n_heads, n_labels) or "
+                             f"([batch,] n_heads, n_queries, n_labels) for batch {q.shape[0]} and {q.shape[2]} queries")
+        values = self._values(q, shape)
+        if self.left is not None:
+            return Term(values, self.labels, *self._codes(q, k, self.left))
+        found, whole = (1,) * (4 - self.labels.ndim) + self.labels.shape, (*q.shape[:3], k.shape[2])
+        if not all(n in (1, w) for n, w in zip(found, whole)):
+            raise ValueError(f"labels has shape {self.labels.shape}; expected one that broadcasts to {whole}, (batch, "
+                             f"n_heads, n_queries, n_keys)")
+        return Term(values, self.labels.reshape(found))
