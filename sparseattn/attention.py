@@ -196,7 +196,8 @@ def merge(parts):
 
     Notes
     -----
-    Parts are added in the given order, in float32 (float64 for float64), with one rounding at the end.
+    Parts are added in the given order, in float32 (float64 for float64), with one rounding at the end. Sinks belong in
+    one of the calls alone, or they count once a part.
     """
     parts = checks.check_parts(parts)
     out, lse = parts[0]

@@ -241,6 +241,8 @@ def _numbers(name, x, axes, expected):
         raise TypeError(f"{name} has dtype {x.dtype}; expected a floating one: {name}.astype(np.float32)")
     if x.ndim not in axes:
         raise ValueError(f"{name} has shape {x.shape}; expected {expected}")
+    if not x.shape[-1]:
+        raise ValueError(f"{name} has shape {x.shape}; expected at least one entry on the last axis")
     return x
 
 

@@ -24,6 +24,9 @@ class Counts:
         self._made = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
+    def __reduce__(self):
+        return Counts, (self.name, self.patterns)
+
     def __repr__(self):
         return f"<bias {self.name} of {len(self.patterns)} patterns {self.patterns[0].shape}>"
 
@@ -40,10 +43,12 @@ class Counts:
             return made
 
     def _make(self, pattern):
-        met = [p & pattern for p in self.patterns]
-        batch, n_heads = max(p.batch for p in met), max(p.n_heads for p in met)
-        parts = tuple(part for p in met for part in _tiles(p, n_heads))
-        made = Pattern(parts, pattern.shape, batch, n_heads)
+        sides = [pattern, *self.patterns]
+        if len({p.n_heads for p in sides} - {1}) > 1:  # the heads that a part names are others in a larger pattern
+            sides = [_about_all_heads(p) for p in sides]
+        met = [p & sides[0] for p in sides[1:]]
+        parts = tuple(part for p in met for part in p.tiles())
+        made = Pattern(parts, pattern.shape, max(p.batch for p in met), max(p.n_heads for p in met))
         # tiles() would join the parts of one order, and with them the copies of a pair
         made.memo.get("tiles", lambda: parts)
         return made
@@ -61,8 +66,7 @@ class Counts:
                                  f"move them once: counts.to({pattern.device!r})")
 
 
-def _tiles(pattern, n_heads):
-    """Its parts as blocks that mean the same in a pattern of `n_heads`."""
-    if pattern.n_heads in (1, n_heads):
-        return pattern.tiles()
-    return [spread(part, pattern.batch, pattern.n_heads) for part in pattern.tiles()]
+def _about_all_heads(pattern):
+    """The pattern with parts that name no heads."""
+    parts = tuple(spread(part, pattern.batch, pattern.n_heads) for part in pattern.parts)
+    return Pattern(parts, pattern.shape, pattern.batch, pattern.n_heads)

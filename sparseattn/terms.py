@@ -74,7 +74,6 @@ class Dense(Bias):
             raise ValueError(f"bias has shape {shape}; expected one that broadcasts to {expected}, ({names})")
         return Term(self._values(q, (1,) * (4 - len(shape)) + shape))
 
-
     def _check_dtype(self, q):
         dtype, wide = self.given.dtype, compute_dtype(q.dtype)
         if dtype.kind == "b":

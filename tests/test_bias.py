@@ -1,6 +1,7 @@
 """The score terms of sparseattn.bias: each is the dense bias its rule says, and its gradient is in its own shape."""
 
 import gc
+import pickle
 
 import ml_dtypes
 import numpy as np
@@ -173,6 +174,29 @@ def test_log_count(name, kind, axes, backend):
     for a, b in zip((out, lse, *got[:3]), exact, strict=True):
         assert np.allclose(a, b, atol=1e-11)
     assert got.dbias is None
+
+
+def test_log_count_of_more_heads_than_the_pattern_has(backend):
+    # both are made of parts about some heads
+    windows = [patterns.sliding_window(24, left=8), patterns.strided(24, stride=4, factor="column")]
+    pattern = Pattern.per_head([patterns.strided(24, stride=5, factor="column"), patterns.sliding_window(24, left=9)])
+    counted = [Pattern.per_head([windows[0], windows[1], windows[1], windows[0]]), patterns.causal(24), pattern]
+    counts = sum(p.to_dense().repeat(4 // p.n_heads, 1).astype(int) for p in counted)
+    q, k, v, dout = inputs(24, 24)
+    out, vjp = sa.vjp(q, k, v, pattern, bias=bias.log_count(counted), backend=backend)
+    weighted = pattern.to_dense().repeat(2, 1) * counts
+    assert np.allclose(out, oracle.attention(q, k, v, weighted)[0], atol=1e-12)
+    for a, b in zip(vjp(dout)[:3], oracle.gradients(dout, q, k, v, weighted), strict=True):
+        assert np.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["alibi", "by_offset", "relative_2d", "labels", "log_count"])
+def test_pickle(name):
+    table = np.random.default_rng(0).standard_normal((4, 9))
+    term = bias.log_count([patterns.causal(20)] * 2) if name == "log_count" else made(name, table)
+    q, k, v, _ = inputs(20, 20)
+    out = sa.attend(q, k, v, patterns.causal(20), bias=term)
+    assert np.array_equal(sa.attend(q, k, v, patterns.causal(20), bias=pickle.loads(pickle.dumps(term))), out)
 
 
 def test_log_count_is_the_logarithm_of_counts_as_a_bias(backend):

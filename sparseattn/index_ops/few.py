@@ -15,8 +15,7 @@ def cut_few(ranges, block_size):
     if ranges.stops.size > QUERIES or ranges.q_order is not None or ranges.k_order is not None:
         return None
     block_q, block_k = block_size
-    kinds: dict[tuple, int] = {}
-    indptr, runs, n_blocks = [], [], 0
+    kinds, indptr, runs, n_blocks = {}, [], [], 0
     for starts, stops in zip(*(x.reshape(-1, x.shape[2]).tolist() for x in (ranges.starts, ranges.stops))):
         for at in range(0, len(starts), block_q):
             indptr.append(n_blocks)
@@ -36,21 +35,23 @@ def _row(starts, stops, n_keys, block_k, kinds):
 
     Kind 0 is a full block; a partial one has that of its edges in `kinds`, which takes new ones.
     """
-    ranges = [pair for pair in zip(starts, stops) if pair[0] < pair[1]]
-    if not ranges:
+    soonest, last = min(stops), -(-max(stops) // block_k)
+    if last == 0:
         return []
-    first, last = min(ranges)[0] // block_k, -(-max(stops) // block_k)
+    # an empty range is (0, 0)
+    first = (min(starts) if soonest else min(start for start, stop in zip(starts, stops) if stop)) // block_k
     # blocks that all queries cover, the last of them perhaps ragged
-    latest, soonest = max(starts), min(stops)
+    latest = max(starts)
     begin, end = -(-latest // block_k), last if soonest == n_keys else soonest // block_k
     if begin >= end:
         begin = end = last
     if begin - first + last - end > QUERIES:
         return None
-    runs = _partial(range(first, begin), starts, stops, block_k, kinds)
-    if begin < end:
-        runs.append((begin, end, 0))
-    return runs + _partial(range(end, last), starts, stops, block_k, kinds)
+    whole = [(begin, end, 0)] if begin < end else []
+    if begin == first and end == last:
+        return whole
+    before, after = (_partial(range(*ends), starts, stops, block_k, kinds) for ends in ((first, begin), (end, last)))
+    return before + whole + after
 
 
 def _partial(columns, starts, stops, block_k, kinds):

@@ -115,7 +115,7 @@ def _list(order):
 
 
 def _masks_of(part):
-    """The masks as the kernels read them. A part whose ends move, as in decoding, meets the same few again and again."""
+    """`_lane_masks` of a part. One whose ends move, as in decoding, meets the same few again and again."""
     masks, block_k = part.masks.astype("<u4", copy=False), part.block_size[1]
     if masks.nbytes <= KEPT:
         return _kept_lane_masks(masks.tobytes(), masks.shape, block_k)

@@ -17,6 +17,7 @@ from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, data, fma, g
 
 # tokens that share one softmax step: more amortise it, but two score tiles and what goes with them should stay in L2
 GROUP = 128 if MANY_REGISTERS else 64
+WIDENED = 64  # the same where 16-bit tokens are widened into scratch on the way: that too should stay near
 
 
 @step
@@ -181,6 +182,14 @@ def load_rows(rows, row_stride, source, stride, tokens, n_rows, dim, factor):
             continue
         base = tokens[i] * stride
         d = 0
+        while d + 4 * lanes <= dim:
+            x0, x1 = load(source, base + d), load(source, base + d + lanes)
+            x2, x3 = load(source, base + d + 2 * lanes), load(source, base + d + 3 * lanes)
+            store(rows, here + d, mul(x0, times))
+            store(rows, here + d + lanes, mul(x1, times))
+            store(rows, here + d + 2 * lanes, mul(x2, times))
+            store(rows, here + d + 3 * lanes, mul(x3, times))
+            d += 4 * lanes
         while d + lanes <= dim:
             store(rows, here + d, mul(load(source, base + d), times))
             d += lanes

@@ -9,7 +9,7 @@ import numpy as np
 from sparseattn.kernels.numba_cpu.compile import kernel, step
 from sparseattn.kernels.numba_cpu.shaping import drop, open_lanes, shape_scores, shaping_of
 from sparseattn.kernels.numba_cpu.simd import as_computed, data, fetch_add, get, lanes_of, shift
-from sparseattn.kernels.numba_cpu.steps import (GROUP, WORD, apply_masks, collect, drop_dead, fill, head_of,
+from sparseattn.kernels.numba_cpu.steps import (GROUP, WIDENED, WORD, apply_masks, collect, drop_dead, fill, head_of,
                                                 load_rows, mask_nobody, matmul, merge_state, online_softmax, padded,
                                                 rescale, run_tokens, stride_of, tile_stride, tokens_of, transpose_tile,
                                                 valid_bits, write_rows)
@@ -23,6 +23,7 @@ def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, 
     lanes = lanes_of(scratch)
     qk_pad, v_pad = padded(qk_dim, lanes), padded(v_dim, lanes)
     group, words = max(GROUP, block_k), (block_q + WORD - 1) // WORD
+    at_once = max(WIDENED, block_k) if gathers and not listed else group
     s, rows = scratch, shift(scratch, group * stride)
     alpha = shift(rows, group * max(qk_pad, v_pad))
     runs = shift(tokens, group)
@@ -30,7 +31,7 @@ def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, 
     while slot < stop:
         first = slot
         slot, n_runs, n, holes = collect(runs, first, stop, indices, mask_ids, spans, masked, careful, block_k, n_slots,
-                                         group)
+                                         at_once)
         if gathers or holes or shaping.active or shaping.drops:
             run_tokens(tokens, runs, n_runs, k_order, listed, n_slots)
         if gathers or holes:

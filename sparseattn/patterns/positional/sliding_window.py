@@ -56,26 +56,25 @@ def _one(n_queries, n_keys, left, right, dilation, offset, block_size):
     first = offsets(offset, *shape)
     batch = 1 if isinstance(first, int) else first.shape[0]
     if dilation == 1:
-        position = _positions(shape, first)
-        starts = 0 if left is None else position - min(left, shape[1])
-        stops = shape[1] if right is None else position + (min(right, shape[1]) + 1)
-        del position  # a million queries: four megabytes an array
+        starts = 0 if left is None else _rising(first, -left, *shape)
+        stops = shape[1] if right is None else _rising(first, right + 1, *shape)
         return ranges_pattern(starts, stops, shape, block_size, batch=batch)
     return _by_residue(shape, left, right, dilation, first, batch, block_size)
 
 
-def _positions(shape, first):
-    """Where each query sits among the keys, (1 | batch, 1, n_queries), in integers that windows cannot overflow.
+def _rising(first, shift, n_queries, n_keys):
+    """first + shift + i for each query i, right where it meets a key, (1 | batch, 1, n_queries), int32 if that does.
 
     One query at one place: a plain number, which costs a step of decoding less.
     """
-    n_queries, n_keys = shape
-    low, high = -(n_queries + n_keys), 2 * n_keys  # no window reaches a key from beyond
-    dtype = np.int32 if n_queries + 3 * n_keys < 2**31 else np.int64
-    if isinstance(first, int):
-        first = min(max(first, low), high)
-        return first if n_queries == 1 else np.arange(first, first + n_queries, dtype=dtype).reshape(1, 1, -1)
-    return np.arange(n_queries, dtype=dtype) + np.clip(first, low, high).astype(dtype)
+    places = [first] if isinstance(first, int) else first.ravel().tolist()
+    begins = [min(max(place + shift, -n_queries), n_keys) for place in places]
+    if n_queries == len(begins) == 1:
+        return begins[0]
+    dtype = np.int32 if n_queries + n_keys < 2**31 else np.int64
+    if len(begins) == 1:
+        return np.arange(begins[0], begins[0] + n_queries, dtype=dtype).reshape(1, 1, -1)
+    return np.arange(n_queries, dtype=dtype) + np.array(begins, dtype).reshape(-1, 1, 1)
 
 
 def by_residue(n_tokens, stride):

@@ -1,0 +1,1 @@
+"""Peers side by side with sparseattn, in one process: what they run, how they are timed, how the result is shown."""

@@ -1,0 +1,1 @@
+"""The asv suite: a module per question, the same parameters on every machine."""
