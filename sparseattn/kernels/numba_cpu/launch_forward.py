@@ -67,7 +67,7 @@ def _rows(name, q, k, v, part, places, scale, in_lanes, out, carry, lse, resumes
     lanes = lanes_of(lse.dtype)
     k, v = in_registers(k, lanes), in_registers(v, lanes)
     flat, work = layout.flat(part), layout.work(part, q.shape[0] * (places.bundles.size - 1))
-    bundle = int(np.diff(places.bundles).max(initial=0))
+    bundle = places.largest
     scratch = scratch_of(threads, bundle * (2 + k.shape[3] + v.shape[3] + STEP), lse.dtype)
     tokens, codes = np.empty((threads, 2 * STEP + 1), np.int32), np.empty((threads, STEP), np.int64)
     n_segments = q.shape[0] * places.heads.size * work.n_segments
