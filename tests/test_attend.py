@@ -78,7 +78,7 @@ def test_families(number, dtype, backend, request):
     case = families.TABLE[number]
     if (case.name, dtype, backend) == ("strided in (1, 8)", "float32", "numba_cpu") and wide_registers():
         # scores are summed along lanes forward, one by one backward, so their rounding errors do not cancel
-        request.applymarker(pytest.mark.xfail(reason="dq of rows of key blocks: 2.2 times the plain error on AVX-512"))
+        request.applymarker(pytest.mark.xfail(strict=False, reason="dq: 2.2 times the plain error on AVX-512"))
     layout = LAYOUTS[(number + list(DTYPES).index(dtype)) % len(LAYOUTS)]
     q, k, v, dout = drawn(number, case.mask, layout, DTYPES[dtype])
     compared(case.build(), case.mask, q, k, v, dout, backend)
