@@ -1,4 +1,4 @@
-"""Checks public docstrings with numpydoc: what `sparseattn`, `sparseattn.patterns` and `Pattern` offer.
+"""Checks public docstrings with numpydoc: what `sparseattn`, its `bias` and `patterns`, and `Pattern` offer.
 
     python .ci/docstrings.py
 """
@@ -17,8 +17,9 @@ def public():
     """(name, object) of everything public that has a docstring of its own."""
     for name in sa.__all__:
         yield f"sparseattn.{name}", getattr(sa, name)
-    for name in sa.patterns.__all__:
-        yield f"sparseattn.patterns.{name}", getattr(sa.patterns, name)
+    for module in (sa.bias, sa.patterns):
+        for name in module.__all__:
+            yield f"{module.__name__}.{name}", getattr(module, name)
     for name, member in vars(sa.Pattern).items():
         if not name.startswith("_") and (callable(member) or isinstance(member, (property, classmethod, staticmethod))):
             yield f"sparseattn.Pattern.{name}", getattr(sa.Pattern, name)

@@ -19,6 +19,18 @@ def _drawn(case):
     return *(rng.standard_normal(shape) for shape in (q, k, v, q[:3] + v[3:], q[:3])), mask
 
 
+def _compare_differences(loss, x, gradient):
+    """The gradient of loss() for the array x against central differences."""
+    for at in np.ndindex(x.shape):
+        old, step = x[at], 1e-5
+        x[at] = old + step
+        above = loss()
+        x[at] = old - step
+        below = loss()
+        x[at] = old
+        assert abs((above - below) / (2 * step) - gradient[at]) < 1e-8
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_differences(case):
     q, k, v, dout, dlse, mask = _drawn(case)
@@ -28,14 +40,7 @@ def test_gradients_are_differences(case):
         return (out * dout).sum() + (np.where(np.isfinite(lse), lse, 0) * dlse).sum()
 
     for x, gradient in zip((q, k, v), oracle.gradients(dout, q, k, v, mask, 0.7, dlse)):
-        for at in np.ndindex(x.shape):
-            old, step = x[at], 1e-5
-            x[at] = old + step
-            above = loss()
-            x[at] = old - step
-            below = loss()
-            x[at] = old
-            assert abs((above - below) / (2 * step) - gradient[at]) < 1e-8
+        _compare_differences(loss, x, gradient)
 
 
 def _options(q, k, mask):
@@ -60,14 +65,7 @@ def test_gradients_with_options_are_differences(case):
 
     gradients = oracle.all_gradients(dout, q, k, v, mask, 0.7, dlse, **options)
     for x, gradient in zip((q, k, v, options["bias"], options["sinks"]), gradients, strict=True):
-        for at in np.ndindex(x.shape):
-            old, step = x[at], 1e-5
-            x[at] = old + step
-            above = loss()
-            x[at] = old - step
-            below = loss()
-            x[at] = old
-            assert abs((above - below) / (2 * step) - gradient[at]) < 1e-8
+        _compare_differences(loss, x, gradient)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,15 +1,8 @@
-"""sparseattn's side of every workload, and the arrays all contestants get."""
-
-import numpy as np
+"""sparseattn's side of every workload."""
 
 import sparseattn as sa
-
-
-def inputs(n_tokens, head_dim, n_heads, dtype=np.float32, count=4):
-    """q, k, v, dout (as many as `count`): random, seeded, (1, n_heads, n_tokens, head_dim)."""
-    rng = np.random.default_rng(0)
-    return [rng.standard_normal((1, n_heads, n_tokens, head_dim), dtype=np.float32).astype(dtype)
-            for _ in range(count)]
+from comparison.contest import BACKWARD, FORWARD, Contestant
+from suite import cases
 
 
 def forward(q, k, v, pattern, **options):
@@ -29,6 +22,8 @@ def forward_backward(dout, q, k, v, pattern, **options):
     return job
 
 
-def flop(pattern, n_heads, head_dim, a_pair):
-    """Useful FLOP of a call: `a_pair` for each attended pair and head_dim, the pattern shared by all heads."""
-    return pattern.nnz * n_heads * head_dim * a_pair
+def both_ways(q, k, v, dout, pattern):
+    """The contestants of a pattern shared by all heads: forward, and forward and backward."""
+    flop, both = (cases.flop(pattern, a, q.shape[1], q.shape[3]) for a in (FORWARD, FORWARD + BACKWARD))
+    return (Contestant("forward", lambda: forward(q, k, v, pattern), flop=flop),
+            Contestant("forward + backward", lambda: forward_backward(dout, q, k, v, pattern), flop=both))

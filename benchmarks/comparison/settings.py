@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-HEADS = 8  # what the bars are for; a peer's library may not take another number
-
 
 @dataclass(frozen=True)
 class Settings:

@@ -8,11 +8,14 @@ from suite.grids import axial_columns, swin_windows
 HEADS, HEAD_DIM = 8, 64
 
 
+def block_layout(n_blocks, each):
+    """Bool (n_blocks, n_blocks): as many blocks in every row as `each`, chosen at random."""
+    return np.random.default_rng(1).random((n_blocks, n_blocks)).argsort(axis=1).argsort(axis=1) < each
+
+
 def random_blocks(n_tokens):
     """Six blocks of 64 keys for every block of queries."""
-    n = n_tokens // 64
-    rank = np.random.default_rng(1).random((n, n)).argsort(axis=1).argsort(axis=1)
-    return sa.Pattern.from_blocks(rank < 6, block_size=64)
+    return sa.Pattern.from_blocks(block_layout(n_tokens // 64, 6), block_size=64)
 
 
 def columns(n_tokens):

@@ -4,13 +4,14 @@ import sparseattn as sa
 from comparison import ours
 from comparison.contest import Contestant, Question, Workload, speedup
 from comparison.peers import torch_sdpa
+from suite import cases
 
 HEAD_DIM, SMALL, FIRST = 64, 64, 512  # FIRST: keys in the cache before the first step
 
 
 def small_call(settings):
     n = settings.n_calls
-    q, k, v = ours.inputs(SMALL, HEAD_DIM, 1, count=3)
+    q, k, v = cases.inputs(SMALL, count=3, n_heads=1, head_dim=HEAD_DIM)
     pattern = sa.patterns.dense(SMALL)
     contestants = [
         Contestant("attend", lambda: _repeat(ours.forward(q, k, v, pattern), n), calls=n),
@@ -25,7 +26,7 @@ def small_call(settings):
 def growing_cache(settings):
     """The step's time is its overhead and the kernel's; the same steps with patterns made before separate the two."""
     n = settings.n_calls
-    q, k, v = ours.inputs(FIRST + n, HEAD_DIM, 1, count=3)
+    q, k, v = cases.inputs(FIRST + n, count=3, n_heads=1, head_dim=HEAD_DIM)
     last = q[:, :, :1]
     prepared = [sa.patterns.causal(1, FIRST + i + 1).prepare(backward=False) for i in range(n)]
     alone = sa.patterns.causal(1, 1).prepare(backward=False)

@@ -2,23 +2,22 @@
 
 import sparseattn as sa
 from comparison import ours
-from comparison.contest import BACKWARD, FORWARD, Contestant, Workload, share, speedup
+from comparison.contest import Contestant, Workload, share, speedup
 from comparison.peers import onnx_gqa, torch_sdpa
-from comparison.settings import HEADS
+from suite import cases
+from suite.cases import HEADS
 
 
 def causal(settings, head_dim):
     n = settings.n_tokens
-    q, k, v, dout = ours.inputs(n, head_dim, HEADS)
+    q, k, v, dout = cases.inputs(n, head_dim=head_dim)
     pattern = sa.patterns.causal(n)
-    flop, both = (ours.flop(pattern, HEADS, head_dim, a) for a in (FORWARD, FORWARD + BACKWARD))
-    forward = Contestant("forward", lambda: ours.forward(q, k, v, pattern), flop=flop)
-    trained = Contestant("forward + backward", lambda: ours.forward_backward(dout, q, k, v, pattern), flop=both)
+    forward, trained = ours.both_ways(q, k, v, dout, pattern)
     peers = [
-        Contestant("SDPA", lambda: torch_sdpa.forward(q, k, v, causal=True), "forward", flop, peer=True),
+        Contestant("SDPA", lambda: torch_sdpa.forward(q, k, v, causal=True), "forward", forward.flop, peer=True),
         Contestant("SDPA + autograd", lambda: torch_sdpa.forward_backward(dout, q, k, v, causal=True),
-                   "forward + backward", both, peer=True),
-        Contestant("ONNX GQA", lambda: onnx_gqa.forward(q, k, v), "forward", flop, peer=True,
+                   "forward + backward", trained.flop, peer=True),
+        Contestant("ONNX GQA", lambda: onnx_gqa.forward(q, k, v), "forward", forward.flop, peer=True,
                    shown=lambda out: onnx_gqa.heads_first(out, HEADS)),
     ]
     return Workload(f"causal, {n:,} tokens, head_dim {head_dim}", [forward, trained, *peers], [

@@ -6,14 +6,15 @@ import sparseattn as sa
 from comparison import ours
 from comparison.contest import Contestant, Workload, share, speedup
 from comparison.peers import torch_sdpa
-from comparison.settings import HEADS
+from suite import cases
+from suite.cases import HEADS
 
 BARS = {1: (0.50, 0.80), 4: (0.35, 0.60), 8: (0.30, 0.50)}  # query heads a key-value head: floor, aim
 
 
 def decode(settings, head_dim):
     n = settings.n_cache
-    k, v = ours.inputs(n, head_dim, HEADS, count=2)
+    k, v = cases.inputs(n, count=2, head_dim=head_dim)
     pattern = sa.patterns.dense(1, n)
     contestants, questions = [], []
     for group, bars in BARS.items():

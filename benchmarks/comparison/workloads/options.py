@@ -4,8 +4,9 @@ import numpy as np
 
 import sparseattn as sa
 from comparison import ours
-from comparison.contest import Contestant, Missing, Workload, rate_kept
-from comparison.settings import HEADS
+from comparison.contest import Contestant, Workload, rate_kept
+from suite import cases
+from suite.cases import HEADS
 
 HEAD_DIM = 64
 BARS = {"alibi": (0.85, 0.95), "softcap": (0.85, 0.95), "dropout": (0.7, 0.85)}
@@ -21,7 +22,7 @@ def window_options(settings):
 
 
 def _options(title, pattern):
-    q, k, v, dout = ours.inputs(pattern.shape[0], HEAD_DIM, HEADS)
+    q, k, v, dout = cases.inputs(pattern.shape[0], head_dim=HEAD_DIM)
     plain = [Contestant("forward", lambda: ours.forward(q, k, v, pattern)),
              Contestant("forward + backward", lambda: ours.forward_backward(dout, q, k, v, pattern))]
     contestants, questions = list(plain), []
@@ -40,6 +41,4 @@ def _arguments(name):
         return {"softcap": 30.0}
     if name == "dropout":
         return {"dropout": 0.1, "seed": 0}
-    if not hasattr(sa, "bias"):
-        raise Missing(f"sparseattn {sa.__version__} has no bias")
     return {"bias": sa.bias.alibi((2.0 ** -np.arange(1, HEADS + 1)).astype(np.float32))}

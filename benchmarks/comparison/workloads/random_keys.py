@@ -6,14 +6,15 @@ import sparseattn as sa
 from comparison import ours
 from comparison.contest import Contestant, Workload, share, speedup, times_as_long
 from comparison.peers import numpy_dense, scipy_csr, torch_sdpa
-from comparison.settings import HEADS
+from suite import cases
+from suite.cases import HEADS
 
 HEAD_DIM = 64
 
 
 def random_keys(settings):
     n, each = settings.n_tokens, settings.n_scattered
-    q, k, v, dout = ours.inputs(n, HEAD_DIM, HEADS)
+    q, k, v, dout = cases.inputs(n, head_dim=HEAD_DIM)
     pattern = sa.Pattern.from_csr(np.arange(n + 1) * each, _keys(n, each).ravel(), n)
     n_bytes = pattern.nnz * HEADS * 2 * HEAD_DIM * q.itemsize
     out, lse = sa.attend(q, k, v, pattern, return_lse=True)

@@ -5,7 +5,7 @@ import numpy as np
 import sparseattn as sa
 from comparison import ours
 from comparison.contest import Contestant, Missing, Workload, times_as_long
-from comparison.settings import HEADS
+from suite import cases
 
 HEAD_DIM = 64
 ROUNDED = {"float16": 0.02, "bfloat16": 0.15}  # what rounding may change of a result of size 1 to 4
@@ -33,12 +33,12 @@ def _storage(title, pattern):
 
 
 def _forward(pattern, dtype):
-    q, k, v, _ = ours.inputs(pattern.shape[0], HEAD_DIM, HEADS, _dtype(dtype))
+    q, k, v, _ = cases.inputs(pattern.shape[0], _dtype(dtype), head_dim=HEAD_DIM)
     return ours.forward(q, k, v, pattern)
 
 
 def _both(pattern, dtype):
-    q, k, v, dout = ours.inputs(pattern.shape[0], HEAD_DIM, HEADS, _dtype(dtype))
+    q, k, v, dout = cases.inputs(pattern.shape[0], _dtype(dtype), head_dim=HEAD_DIM)
     return ours.forward_backward(dout, q, k, v, pattern)
 
 

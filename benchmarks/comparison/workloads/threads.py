@@ -3,7 +3,7 @@
 import sparseattn as sa
 from comparison import ours
 from comparison.contest import Contestant, Missing, Question, Workload
-from comparison.settings import HEADS
+from suite import cases
 from sparseattn.kernels.numba_cpu.threads import n_threads
 
 HEAD_DIM = 64
@@ -15,7 +15,7 @@ def two_threads(settings):
                 "window": sa.patterns.sliding_window(n_long, left=settings.window - 1)}
     contestants, questions = [], []
     for name, pattern in patterns.items():
-        q, k, v, dout = ours.inputs(pattern.shape[0], HEAD_DIM, HEADS)
+        q, k, v, dout = cases.inputs(pattern.shape[0], head_dim=HEAD_DIM)
         for way, job in ((f"{name} forward", ours.forward(q, k, v, pattern)),
                          (f"{name} forward + backward", ours.forward_backward(dout, q, k, v, pattern))):
             one, two = f"{way}, 1 thread", f"{way}, 2 threads"

@@ -4,22 +4,23 @@ import numpy as np
 
 import sparseattn as sa
 from comparison import ours
-from comparison.contest import BACKWARD, FORWARD, Contestant, Workload, share, speedup
+from comparison.contest import Contestant, Workload, share, speedup
 from comparison.peers import numpy_dense, onnx_gqa, scipy_csr, torch_flex, torch_sdpa
-from comparison.settings import HEADS
+from suite import cases
+from suite.cases import HEADS
 
 HEAD_DIM = 64
 
 
 def long_window(settings):
     n, width = settings.n_long, settings.window
-    q, k, v, dout = ours.inputs(n, HEAD_DIM, HEADS)
+    q, k, v, dout = cases.inputs(n, head_dim=HEAD_DIM)
     pattern = sa.patterns.sliding_window(n, left=width - 1)
-    flop, both = (ours.flop(pattern, HEADS, HEAD_DIM, a) for a in (FORWARD, FORWARD + BACKWARD))
-    forward = Contestant("forward", lambda: ours.forward(q, k, v, pattern), flop=flop)
-    trained = Contestant("forward + backward", lambda: ours.forward_backward(dout, q, k, v, pattern), flop=both)
-    flex = Contestant("FlexAttention", lambda: torch_flex.window(q, k, v, width=width), "forward", flop, peer=True)
-    return Workload(f"causal window {width}, {n:,} tokens", [forward, trained, flex, _onnx(q, k, v, width, flop)], [
+    forward, trained = ours.both_ways(q, k, v, dout, pattern)
+    flex = Contestant("FlexAttention", lambda: torch_flex.window(q, k, v, width=width), "forward", forward.flop,
+                      peer=True)
+    contestants = [forward, trained, flex, _onnx(q, k, v, width, forward.flop)]
+    return Workload(f"causal window {width}, {n:,} tokens", contestants, [
         share(forward, 0.62, 0.80),
         share(trained, 0.65, 0.82),
         speedup("forward", "FlexAttention", 1.9, 2.5),
@@ -29,19 +30,20 @@ def long_window(settings):
 
 def short_window(settings):
     n, width = settings.n_tokens, settings.window
-    q, k, v, dout = ours.inputs(n, HEAD_DIM, HEADS)
+    q, k, v, dout = cases.inputs(n, head_dim=HEAD_DIM)
     pattern = sa.patterns.sliding_window(n, left=width - 1)
-    flop, both = (ours.flop(pattern, HEADS, HEAD_DIM, a) for a in (FORWARD, FORWARD + BACKWARD))
-    forward = Contestant("forward", lambda: ours.forward(q, k, v, pattern), flop=flop)
-    trained = Contestant("forward + backward", lambda: ours.forward_backward(dout, q, k, v, pattern), flop=both)
+    forward, trained = ours.both_ways(q, k, v, dout, pattern)
     mask = np.ascontiguousarray(pattern.to_dense()[0, 0])
     peers = [
-        _onnx(q, k, v, width, flop),
-        Contestant("SDPA, mask", lambda: torch_sdpa.forward(q, k, v, mask=mask), "forward", flop, peer=True),
+        _onnx(q, k, v, width, forward.flop),
+        Contestant("SDPA, mask", lambda: torch_sdpa.forward(q, k, v, mask=mask), "forward", forward.flop,
+                   peer=True),
         Contestant("SDPA, mask + autograd", lambda: torch_sdpa.forward_backward(dout, q, k, v, mask=mask),
-                   "forward + backward", both, peer=True),
-        Contestant("scipy CSR", lambda: scipy_csr.forward(q, k, v, pattern), "forward", flop, peer=True),
-        Contestant("NumPy, dense", lambda: numpy_dense.forward(q, k, v, pattern), "forward", flop, peer=True),
+                   "forward + backward", trained.flop, peer=True),
+        Contestant("scipy CSR", lambda: scipy_csr.forward(q, k, v, pattern), "forward", forward.flop,
+                   peer=True),
+        Contestant("NumPy, dense", lambda: numpy_dense.forward(q, k, v, pattern), "forward", forward.flop,
+                   peer=True),
     ]
     questions = [share(forward), share(trained), speedup("forward + backward", "SDPA, mask + autograd")]
     questions += [speedup("forward", peer.name) for peer in peers if peer.like == "forward"]

@@ -6,6 +6,7 @@ does not matter here which of them are queries; only the draws of dropout ask.
 
 from collections import namedtuple
 
+from sparseattn.kernels.numba_cpu import terms
 from sparseattn.kernels.numba_cpu.compile import step
 from sparseattn.kernels.numba_cpu.lanewise import dropped, tanh
 from sparseattn.kernels.numba_cpu.simd import (add, data, fma, lanes_of, load, mul, reverse, shift, splat, store, sub,
@@ -15,17 +16,9 @@ from sparseattn.kernels.numba_cpu.simd import (add, data, fma, lanes_of, load, m
 Shaping = namedtuple("Shaping", "active softcap biased labelled values labels row_codes lane_codes moved low high "
                                 "row_step lane_step drops limit kept word tokens codes words spare")
 
-WRAP = 0xFFFFFFFF  # draws are numbers modulo 2**32
 UP, SAME, DOWN, SCATTERED = 1, 0, -1, 2  # how codes go on from lane to lane
 
-
-@step
-def draw(word, number):
-    """The next word of a draw: murmur3's finaliser of word + 0x9E3779B9 * number."""
-    h = (word + 0x9E3779B9 * number) & WRAP
-    h = ((h ^ (h >> 16)) * 0x85EBCA6B) & WRAP
-    h = ((h ^ (h >> 13)) * 0xC2B2AE35) & WRAP
-    return h ^ (h >> 16)
+draw = step(terms.draw)
 
 
 @step

@@ -15,7 +15,7 @@ import numpy as np
 Array = Any
 
 ANYWHERE = 1 << 62  # no limit of places
-WRAP = 0xFFFFFFFF
+WRAP = 0xFFFFFFFF  # draws are numbers modulo 2**32
 
 
 class FlatOptions(NamedTuple):
@@ -47,7 +47,7 @@ class Slices:
 
 
 @dataclass(frozen=True, eq=False)
-class Bias:
+class FlatBias:
     """A `Term` as flat memory, see FlatOptions."""
 
     values: Array
@@ -65,7 +65,7 @@ class Bias:
 @functools.cache
 def _no_bias(dtype):
     none, long = np.empty(0, np.int64), np.empty((0, 0, 3), np.int64)
-    return Bias(np.empty(0, dtype), long, np.empty(0, np.int32), none, none, 0, 0, 0, 0, Slices(0, 0, False))
+    return FlatBias(np.empty(0, dtype), long, np.empty(0, np.int32), none, none, 0, 0, 0, 0, Slices(0, 0, False))
 
 
 @functools.cache
@@ -93,13 +93,13 @@ def _draws(options):
     """(limit, kept, word) of dropout."""
     if not options.dropout:
         return -1, 1.0, 0
-    word = _draw(_draw(0, options.seed & WRAP), options.seed >> 32)
+    word = draw(draw(0, options.seed & WRAP), options.seed >> 32)
     # an integer is below dropout * 2**32 where it is at most one less than the next integer
     return math.ceil(options.dropout * 2**32) - 1, 1 / (1 - options.dropout), word
 
 
-def _draw(word, number):
-    """As `shaping.draw`."""
+def draw(word, number):
+    """The next word of a draw: murmur3's finaliser of word + 0x9E3779B9 * number. Kernels compile this function too."""
     h = (word + 0x9E3779B9 * number) & WRAP
     h = ((h ^ (h >> 16)) * 0x85EBCA6B) & WRAP
     h = ((h ^ (h >> 13)) * 0xC2B2AE35) & WRAP
@@ -125,7 +125,7 @@ def _array(values, batch, n_heads, n_queries, n_keys):
     shared = values.shape[0] < batch or values.shape[1] < n_heads
     slices = Slices(0, 0, shared) if full else Slices(values.shape[2] * values.shape[3], 0, False)
     codes = np.arange(n_queries) * steps[2], np.arange(n_keys) * steps[3]
-    return Bias(_memory(values), at, np.empty(0, np.int32), *codes, -ANYWHERE, ANYWHERE, 0, 0, slices)
+    return FlatBias(_memory(values), at, np.empty(0, np.int32), *codes, -ANYWHERE, ANYWHERE, 0, 0, slices)
 
 
 def _table(term, batch, n_heads, n_queries, n_keys, lanes):
@@ -137,7 +137,7 @@ def _table(term, batch, n_heads, n_queries, n_keys, lanes):
     at = _lead(batch, n_heads, *_steps(lead, whole))
     at[:, :, 0] += lanes
     at[:, :, 1] = term.shift[:, None]
-    return Bias(values.reshape(-1), at, np.empty(0, np.int32), term.q_codes, term.k_codes, -lanes, size, 0, 0,
+    return FlatBias(values.reshape(-1), at, np.empty(0, np.int32), term.q_codes, term.k_codes, -lanes, size, 0, 0,
                 Slices(whole, lanes, False))
 
 
@@ -150,13 +150,13 @@ def _labelled(term, batch, n_heads, n_queries, n_keys):
     q_step = 0 if n_tables == 1 else n_labels
     if labels.ndim == 1:
         at[:, :, 1] = term.shift[:, None]
-        return Bias(values.reshape(-1), at, np.ascontiguousarray(labels), term.q_codes, term.k_codes, 0,
+        return FlatBias(values.reshape(-1), at, np.ascontiguousarray(labels), term.q_codes, term.k_codes, 0,
                     labels.size - 1, q_step, 0, slices)
     labels = _together(labels)
     steps = [0 if size == 1 else step // 4 for size, step in zip(labels.shape, labels.strides)]
     at[:, :, 2] = _lead(batch, n_heads, steps[0], steps[1])[:, :, 0]
     codes = np.arange(n_queries) * steps[2], np.arange(n_keys) * steps[3]
-    return Bias(values.reshape(-1), at, _memory(labels), *codes, -ANYWHERE, ANYWHERE, q_step, 0, slices)
+    return FlatBias(values.reshape(-1), at, _memory(labels), *codes, -ANYWHERE, ANYWHERE, q_step, 0, slices)
 
 
 def _lead(batch, n_heads, batch_step, head_step):
