@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from dataclasses import dataclass
 
@@ -34,6 +35,12 @@ def named(name):
     """The backend module of this name, imported on first use."""
     if not isinstance(name, str) or name not in KNOWN:
         raise ValueError(f"backend is {name!r}; expected None or one of {', '.join(map(repr, KNOWN))}")
+    return _imported(name)
+
+
+@functools.cache
+def _imported(name):
+    """Kept: asking the import machinery again takes longer than choosing."""
     return importlib.import_module(f"sparseattn.kernels.{name}")
 
 

@@ -23,13 +23,13 @@ class Memo:
 
     def get(self, key, make: Callable[[], Any]):
         """The value stored under `key`, made by `make()` where there is none yet."""
-        try:
-            return self._values[key]
-        except KeyError:
+        value = self._values.get(key, self)  # itself: nothing there
+        if value is self:
             with self._lock:
                 if key not in self._values:
                     self._values[key] = make()
                 return self._values[key]
+        return value
 
     def __reduce__(self):
         return Memo, ()

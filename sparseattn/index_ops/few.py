@@ -15,6 +15,9 @@ def cut_few(ranges, block_size):
     if ranges.stops.size > QUERIES or ranges.q_order is not None or ranges.k_order is not None:
         return None
     block_q, block_k = block_size
+    if ranges.stops.size == 1 and ranges.starts.item() == 0 and ranges.stops.item() == ranges.shape[1]:
+        indices = np.arange(-(-ranges.shape[1] // block_k), dtype=np.int32)  # the newest query of a cache
+        return BlockCSR(ranges.shape, block_size, np.array([[[0, indices.size]]]), indices, heads=ranges.heads)
     kinds, indptr, runs, n_blocks = {}, [], [], 0
     for starts, stops in zip(*(x.reshape(-1, x.shape[2]).tolist() for x in (ranges.starts, ranges.stops))):
         for at in range(0, len(starts), block_q):

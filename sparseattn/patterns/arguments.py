@@ -16,6 +16,13 @@ def positive(n, name):
     return int(n)
 
 
+def at_least_0(n, name):
+    """A whole number from 0."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+        raise ValueError(f"{name} is {n!r}; expected a whole number from 0")
+    return int(n)
+
+
 def reach(n, name):
     """Tokens on one side of a window: a whole number from 0, or None for no limit."""
     if n is None:
@@ -35,13 +42,16 @@ def sizes(n_queries, n_keys):
 
 def offsets(offset, n_queries, n_keys):
     """Where query 0 sits among the keys: a whole number for all, or int64 (batch, 1, 1)."""
-    if offset is None:
-        return n_keys - n_queries
-    offset = np.asarray(offset)
-    if offset.dtype.kind not in "iu" or offset.ndim > 1 or offset.size == 0:
-        raise TypeError(f"offset is an array of {offset.dtype} with {offset.ndim} axes; expected a whole number, or "
-                        "one per batch item")
-    return int(offset) if offset.ndim == 0 else offset.astype(np.int64).reshape(-1, 1, 1)
+    return n_keys - n_queries if offset is None else per_batch(offset, "offset")
+
+
+def per_batch(x, name):
+    """A whole number for all, or int64 (batch, 1, 1)."""
+    x = np.asarray(x)
+    if x.dtype.kind not in "iu" or x.ndim > 1 or x.size == 0:
+        raise TypeError(f"{name} is an array of {x.dtype} with {x.ndim} axes; expected a whole number, or one per "
+                        "batch item")
+    return int(x) if x.ndim == 0 else x.astype(np.int64).reshape(-1, 1, 1)
 
 
 def tiles(block_size):
@@ -54,19 +64,33 @@ def ranges_pattern(starts, stops, shape, block_size=None, q_order=None, k_order=
     to (1 | batch, 1, n_q_slots)."""
     n_q = shape[0] if q_order is None else q_order.n_slots
     n_k = shape[1] if k_order is None else k_order.n_slots
-    starts, stops = _bounded(starts, n_k), _bounded(stops, n_k)
-    some = stops > starts
-    n_some, lead = np.count_nonzero(some), some.shape[:2]
-    if n_some < some.size:
-        starts, stops = canonical(*np.broadcast_arrays(starts, stops))
-    starts, stops = (x if x.shape == lead + (n_q,) else np.broadcast_to(x, lead + (n_q,)) for x in (starts, stops))
+    bounds = _same_range if isinstance(starts, int) and isinstance(stops, int) else _own_ranges
+    starts, stops, some = bounds(starts, stops, n_q, n_k)
     part = Ranges(shape, starts, stops, q_order, k_order, None, tiles(block_size))
-    return Pattern((part,) if n_some and n_q else (), shape, batch or lead[0], part.lead[1])
+    return Pattern((part,) if some and n_q else (), shape, batch or starts.shape[0], part.lead[1])
+
+
+def _same_range(start, stop, n_q, n_k):
+    """One range for all query slots as int32 (1, 1, n_q) twice, and whether it has keys. A decoding step asks this."""
+    start, stop = min(max(start, 0), n_k), min(max(stop, 0), n_k)
+    some = start < stop
+    if n_q == 1:
+        return np.array([[[start * some]]], np.int32), np.array([[[stop * some]]], np.int32), some
+    return np.full((1, 1, n_q), start * some, np.int32), np.full((1, 1, n_q), stop * some, np.int32), some
+
+
+def _own_ranges(starts, stops, n_q, n_k):
+    """A range for each query slot as int32 (1 | batch, 1, n_q) twice, and whether any has keys."""
+    starts, stops = np.broadcast_arrays(_bounded(starts, n_k), _bounded(stops, n_k))
+    some = np.count_nonzero(stops > starts)
+    if some < starts.size:
+        starts, stops = canonical(starts, stops)
+    whole = starts.shape[:2] + (n_q,)
+    return np.broadcast_to(starts, whole), np.broadcast_to(stops, whole), some
 
 
 def _bounded(x, n):
-    """A number or an array clipped to 0 <= x <= n, int32 of three axes; np.clip takes long for a single query."""
-    if isinstance(x, int):
-        return np.array([[[min(max(x, 0), n)]]], np.int32)
+    """An array clipped to 0 <= x <= n, int32 of three axes; np.clip would need more memory."""
     x = np.maximum(x, 0)
-    return np.minimum(x, n, out=x).astype(np.int32, copy=False)
+    x = np.minimum(x, n, out=x if x.ndim else None).astype(np.int32, copy=False)
+    return x.reshape((1,) * (3 - x.ndim) + x.shape)

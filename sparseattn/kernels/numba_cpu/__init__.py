@@ -5,6 +5,7 @@ Everything that imports Numba is imported on first use: `import sparseattn` does
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 
 from sparseattn.kernels.numba_cpu import layout
@@ -18,10 +19,16 @@ def why_not(q, k, v, pattern) -> str | None:
     """None if this backend can run the call, else reason and cure; without arrays: whether it is usable at all."""
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed; pip install numba"
-    if q is not None and q.dtype.name not in DTYPES:
-        return f"q is {q.dtype}; convert q, k and v to one of {', '.join(DTYPES)}"
-    if q is not None and not q.dtype.isnative:
-        return f"q is {q.dtype.str}, in the other byte order; convert q, k and v with astype(q.dtype.newbyteorder('='))"
+    return None if q is None else _why_not_of(q.dtype)
+
+
+@functools.cache
+def _why_not_of(dtype):
+    """None where the kernels take arrays of a dtype. Kept: numpy takes longer to name it than a short call has."""
+    if dtype.name not in DTYPES:
+        return f"q is {dtype}; convert q, k and v to one of {', '.join(DTYPES)}"
+    if not dtype.isnative:
+        return f"q is {dtype.str}, in the other byte order; convert q, k and v with astype(q.dtype.newbyteorder('='))"
     return None
 
 

@@ -14,7 +14,8 @@ from sparseattn.kernels.numba_cpu.threads import n_threads, run
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 LINE = 64  # bytes
-HAND_OVER = 100e-6  # predicted seconds below which a call does not pay for waking other threads
+HAND_OVER = 200e-6  # predicted seconds below which a call does not pay for waking other threads
+FEW_PAIRS = 4096  # all of which take no kernel longer than that
 SPREAD = 2048  # bytes; rows that lie a multiple of it apart share few cache sets: reading them again and again is slow
 # the kernels' own rules for sizes in scratch memory, called from Python
 padded, tile_stride = _padded.py_func, _tile_stride.py_func
@@ -80,7 +81,8 @@ def tile_width(block, n_slots, lanes):
 def threads_of(q, v, pattern, backward):
     """Threads of a call: one where its predicted time would not pay for waking others."""
     n = n_threads()
-    if n > 1 and cost.seconds(q, v, pattern, VECTOR_BITS, backward) < HAND_OVER:
+    few = q.shape[0] * q.shape[1] * pattern.shape[0] * pattern.shape[1] < FEW_PAIRS  # too few, whatever the pattern
+    if n > 1 and (few or cost.seconds(q, v, pattern, VECTOR_BITS, backward) < HAND_OVER):
         return 1
     return n
 
