@@ -37,7 +37,7 @@ def all_gradients(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float64, 
         delta = (p * weights * (dout @ v.swapaxes(-1, -2))).sum(-1)
     else:
         out, lse = statistics
-        p = mask * np.exp(np.where(mask, s, -np.inf) - np.where(np.isfinite(lse), lse, 0)[..., None])
+        p = mask.astype(dtype) * np.exp(np.where(mask, s, -np.inf) - np.where(np.isfinite(lse), lse, 0)[..., None])
         delta = (dout * np.where(used[..., None], out.astype(dtype), 0)).sum(-1)
     if dlse is not None:
         delta = delta - np.where(np.isfinite(lse), dlse.astype(dtype), 0)
@@ -53,22 +53,22 @@ def plain(dout, q, k, v, mask, scale=None, dlse=None, dtype=np.float32, **option
     up.
 
     Gradients are computed as `attend_backward` is asked to, from out and lse as stored. No order of keys and head_dim
-    is the plain one, and the error of a single order may be small by luck, so there are three.
+    is the plain one, and the largest error of a few is small by luck now and then: there are sixteen, made one by one
+    as they are asked for.
     """
-    n_keys = k.shape[2]
-    for order, step in ((np.arange(n_keys), 1), (np.arange(n_keys)[::-1], -1),
-                        (np.random.default_rng(0).permutation(n_keys), 1)):
-        q_here, dout_here = q[..., ::step], dout[..., ::step]
-        k_here, v_here, mask_here = k[:, :, order][..., ::step], v[:, :, order][..., ::step], mask[..., order]
-        here = {name: x[..., order] if np.shape(x)[-1:] == (n_keys,) and name != "sinks" else x
+    rng, n_keys = np.random.default_rng(0), k.shape[2]
+    for number in range(16):
+        keys, qk, vo = ([np.arange(n), np.arange(n)[::-1], rng.permutation(n)][min(number, 2)]
+                        for n in (n_keys, k.shape[3], v.shape[3]))
+        here = {name: x[..., keys] if np.shape(x)[-1:] == (n_keys,) and name != "sinks" else x
                 for name, x in options.items()}
-        out, lse = attention(q_here, k_here, v_here, mask_here, scale, dtype, **here)
+        there = q[..., qk], k[:, :, keys][..., qk], v[:, :, keys][..., vo], mask[..., keys], scale
+        out, lse = attention(*there, dtype, **here)
         out = out.astype(q.dtype)
-        dq, dk, dv, ds, dsinks = all_gradients(dout_here, q_here, k_here, v_here, mask_here, scale, dlse, dtype,
-                                               (out, lse), **here)
-        back = np.argsort(order)
-        dq, dk, dv = (x.astype(q.dtype)[..., ::step] for x in (dq, dk[:, :, back], dv[:, :, back]))
-        yield out[..., ::step], lse, dq, dk, dv, ds[..., back], dsinks
+        dq, dk, dv, ds, dsinks = all_gradients(dout[..., vo], *there, dlse, dtype, (out, lse), **here)
+        keys, qk, vo = (np.argsort(order) for order in (keys, qk, vo))
+        dq, dk, dv = (x.astype(q.dtype) for x in (dq[..., qk], dk[:, :, keys][..., qk], dv[:, :, keys][..., vo]))
+        yield out[..., vo], lse, dq, dk, dv, ds[..., keys], dsinks
 
 
 def dropout_weights(shape, dropout, seed):
@@ -97,7 +97,7 @@ def _softmax(s, mask, sinks):
     s = np.where(mask, s, -np.inf)
     top = np.maximum(s.max(-1, keepdims=True, initial=-np.inf), sinks[..., None])
     top = np.where(np.isfinite(top), top, 0)
-    p = mask * np.exp(s - top)
+    p = mask.astype(s.dtype) * np.exp(s - top)
     total = p.sum(-1, keepdims=True) + np.exp(sinks[..., None] - top)
     with np.errstate(divide="ignore"):
         lse = (np.log(total) + top)[..., 0]
@@ -204,6 +204,117 @@ def strided(n_tokens, *, stride, factor=None):
     i, j = positions(n_tokens)
     local, column = j > i - stride, (i - j) % stride == 0
     return (j <= i) & {"local": local, "column": column, None: local | column}[factor]
+
+
+def prefix_lm(n_tokens, prefix, *, window=None):
+    i, j = positions(n_tokens)
+    prefix = np.reshape(prefix, (-1, 1, 1, 1))
+    return (j <= i) & (j > i - (n_tokens if window is None else window)) | (i < prefix) & (j < prefix)
+
+
+def attention_sinks(n_queries, n_keys=None, *, n_sinks, recent, offset=None):
+    i, j = positions(n_queries, n_keys, offset)
+    return (j <= i) & ((j < n_sinks) | (i - j <= recent))
+
+
+def fixed(n_tokens, *, stride, n_summary, sub_block=0, factor=None):
+    """`sub_block` an int or one a head."""
+    i, j = positions(n_tokens)
+    last = stride - np.reshape(sub_block, (1, -1, 1, 1)) * n_summary
+    local, summary = j // stride == i // stride, (j % stride >= last - n_summary) & (j % stride < last)
+    return (j <= i) & {"local": local, "summary": summary, None: local | summary}[factor]
+
+
+def longformer(n_tokens, *, window, dilation=1, global_tokens=(), causal=False):
+    i, j = positions(n_tokens)
+    side = window // 2
+    near = sliding_window(n_tokens, left=side, right=side, dilation=dilation) | _everywhere(n_tokens, global_tokens)
+    return near & (j <= i) if causal else near
+
+
+_everywhere = global_tokens
+
+
+def random_blocks(n_queries, n_keys=None, *, per_row, block_size, n_heads=1, seed=0):
+    """Floyd's method, one array of draws a step: a row takes its number, or the largest that it might be."""
+    n_keys = n_queries if n_keys is None else n_keys
+    rng, rows, cols = np.random.default_rng(seed), -(-n_queries // block_size), -(-n_keys // block_size)
+    layout = np.zeros((1, n_heads, rows, cols), bool)
+    for most in range(cols - min(per_row, cols), cols):
+        drawn = rng.integers(0, most, (n_heads, rows), endpoint=True)
+        for head, row in np.ndindex(n_heads, rows):
+            taken = layout[0, head, row, drawn[head, row]]
+            layout[0, head, row, most if taken else drawn[head, row]] = True
+    return layout[:, :, np.arange(n_queries) // block_size][..., np.arange(n_keys) // block_size]
+
+
+def etc(n_long, n_global, *, radius, sentence=None, l2g=False, g2l=False):
+    """(long, globals), the global keys first; `l2g`, `g2l`: only between a long token and that of its sentence."""
+    i, j = positions(n_long)
+    sentence = np.zeros((1, n_long), int) if sentence is None else np.atleast_2d(sentence)
+    own = (sentence[:, :, None] == np.arange(n_global))[:, None]
+    every = np.ones((len(own), 1, 1, 1), bool)
+    near = abs(i - j) <= radius
+    long = np.concatenate([own if l2g else own | True, near & every], axis=3)
+    members = own.swapaxes(2, 3)
+    among = np.ones((n_global, n_global), bool) & every
+    return long, np.concatenate([among, members if g2l else members | True], axis=3)
+
+
+def grid(shape):
+    """Coordinates of all tokens of a grid in raster order, those of queries (axes, n, 1) and of keys (axes, n)."""
+    x = np.indices(shape).reshape(len(shape), -1)
+    return x[:, :, None], x[:, None, :]
+
+
+def _each(value, shape):
+    return value if np.ndim(value) else (value,) * len(shape)
+
+
+def axial(shape, axes, *, causal_axes=()):
+    i, j = grid(shape)
+    near = np.zeros((1, 1, i.shape[1], i.shape[1]), bool)
+    for axis in np.ravel(axes) % len(shape):
+        line = np.delete(i, axis, 0) == np.delete(j, axis, 0)
+        causal = axis in np.ravel(causal_axes) % len(shape)
+        near |= line.all(0) & ((j[axis] <= i[axis]) | (not causal))
+    return near
+
+
+def swin(shape, *, window, shift=0, pad="drop"):
+    """pad "attend": of the grid whose axes are padded to whole windows."""
+    window, shift = _each(window, shape), _each(shift, shape)
+    shift = [0 if w >= length else s for length, w, s in zip(shape, window, shift)]
+    window = [min(length, w) for length, w in zip(shape, window)]
+    if pad == "attend":
+        shape = [-(-length // w) * w for length, w in zip(shape, window)]
+    i, j = grid(shape)
+    same = [(x - s) // w == (y - s) // w for x, y, w, s in zip(i, j, window, shift)]
+    return np.all(same, axis=0)[None, None]
+
+
+def neighborhood(shape, *, kernel_size, stride=1, dilation=1, is_causal=False):
+    near = np.ones((1, 1), bool)
+    for length, *options in zip(shape, *(_each(x, shape) for x in (kernel_size, stride, dilation, is_causal))):
+        near = np.kron(near, _neighbors(length, *options))
+    return near[None, None]
+
+
+def _neighbors(length, k, s, d, causal):
+    """One axis, query by query, as published: bool (length, length)."""
+    near = np.zeros((length, length), bool)
+    for i in range(length):
+        group, x = i % d, i // d
+        n = len(range(group, length, d))
+        if causal:
+            lead = min(x // s * s + s - 1, n - 1)
+            low, high = max(lead - k + 1, 0), x + 1
+        else:
+            lead = min(x // s * s + s // 2, n - 1)
+            low = min(max(lead - k // 2, 0), n - k)
+            high = low + k
+        near[i, [group + d * y for y in range(low, high)]] = True
+    return near
 
 
 def bigbird(n_tokens, *, block_size, rand_blocks, n_window=3):

@@ -35,16 +35,24 @@ def drawn(seed, mask, layout, dtype, batch=2):
 
 
 def close(name, got, exact, plain):
-    """Hold an error to twice that of plain dense attention in the same dtype, and one unit in the last place."""
+    """Hold an error to twice that of plain dense attention in the same dtype, and one unit in the last place.
+
+    `plain`: its results, of any order of adding up; only as many are looked at as it takes.
+    """
     assert got.shape == exact.shape
     assert np.array_equal(np.isfinite(got.astype(np.float64)), np.isfinite(exact)), f"{name}: finite elsewhere"
     largest = np.abs(exact, where=np.isfinite(exact), out=np.zeros_like(exact)).max(initial=0)
+    error = _gap(got, exact)
     if got.dtype == np.float64:
-        allowed = 1e-12 * max(largest, 1)  # entries of order 1 cancel where a gradient is 0
-    else:
-        unit = float(ml_dtypes.finfo(got.dtype).eps) * 2 ** np.floor(np.log2(largest)) if largest else 0
-        allowed = 2 * max(_gap(x, exact) for x in plain) + unit
-    assert _gap(got, exact) <= allowed, name
+        assert error <= 1e-12 * max(largest, 1), name  # entries of order 1 cancel where a gradient is 0
+        return
+    unit = float(ml_dtypes.finfo(got.dtype).eps) * 2 ** np.floor(np.log2(largest)) if largest else 0
+    allowed = 0
+    for x in plain:
+        allowed = max(allowed, 2 * _gap(x, exact) + unit)
+        if error <= allowed:
+            return
+    assert error <= allowed, name
 
 
 def _gap(a, b):
@@ -60,25 +68,16 @@ def compared(pattern, mask, q, k, v, dout, backend, scale=None, dlse=None):
     assert lse.dtype == (np.float64 if q.dtype == np.float64 else np.float32)
     assert all(x.dtype == q.dtype for x in (out, *gradients[:3]))
     exact = oracle.attention(q, k, v, mask, scale) + oracle.gradients(dout, q, k, v, mask, scale, dlse)
-    plain = zip(*oracle.plain(dout, q, k, v, mask, scale, dlse, lse.dtype.type))
-    for name, *values in zip(("out", "lse", "dq", "dk", "dv"), (out, lse, *gradients[:3]), exact, plain):
-        close(name, *values)
-
-
-def wide_registers():
-    """Whether the compiled kernels run on 512-bit registers here."""
-    from sparseattn.kernels.numba_cpu.simd import VECTOR_BITS
-
-    return VECTOR_BITS == 512
+    plain = itertools.tee(oracle.plain(dout, q, k, v, mask, scale, dlse, lse.dtype.type), 5)
+    names = "out", "lse", "dq", "dk", "dv"
+    for i, (name, got, true, results) in enumerate(zip(names, (out, lse, *gradients[:3]), exact, plain)):
+        close(name, got, true, (result[i] for result in results))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("number", range(len(families.TABLE)), ids=[case.name for case in families.TABLE])
-def test_families(number, dtype, backend, request):
+def test_families(number, dtype, backend):
     case = families.TABLE[number]
-    if (case.name, dtype, backend) == ("strided in (1, 8)", "float32", "numba_cpu") and wide_registers():
-        # scores are summed along lanes forward, one by one backward, so their rounding errors do not cancel
-        request.applymarker(pytest.mark.xfail(strict=False, reason="dq: 2.2 times the plain error on AVX-512"))
     layout = LAYOUTS[(number + list(DTYPES).index(dtype)) % len(LAYOUTS)]
     q, k, v, dout = drawn(number, case.mask, layout, DTYPES[dtype])
     compared(case.build(), case.mask, q, k, v, dout, backend)

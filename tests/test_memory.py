@@ -33,6 +33,18 @@ def test_memory(name):
     assert peak(lambda: sa.attend_backward(dout, q, k, v, out, lse, pattern)) <= 1.5 * 4 * q.nbytes
 
 
+def test_memory_of_16_bits():
+    # where there are several parts, what they pass on is in float32; a sink needs no such array
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, HEADS, N, 64), np.float32).astype(np.float16) for _ in range(3))
+    sinks = np.zeros(HEADS, np.float32)
+    for name, carried in (("window", 0), ("strided", 2)):
+        pattern = PATTERNS[name]()
+        out, lse = sa.attend(q, k, v, pattern, sinks=sinks, return_lse=True)
+        needed = (1 + carried) * out.nbytes + lse.nbytes + scratch()
+        assert peak(lambda: sa.attend(q, k, v, pattern, sinks=sinks)) <= needed, name
+
+
 def scratch():
     """Scratch memory that a call may use: a megabyte a thread."""
     from sparseattn.kernels.numba_cpu.threads import n_threads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from sparseattn.kernels.numba_cpu import layout
 from sparseattn.kernels.numba_cpu.arrays import (computing, factors, in_registers, lanes_of, launch, name_of, padded,
@@ -30,7 +31,7 @@ def forward(q, k, v, pattern, scale, out, options):
         # a sink is a part that was attended before: one key of this score and no value
         lse[...] = options.sinks[:, None] if sinks else -np.inf
     narrow = to.itemsize == 2
-    carry = np.zeros(to.shape if len(parts) > 1 or sinks else (0, 0, 0, 0), dtype) if narrow else to
+    carry = _carry(to.shape, dtype, len(parts)) if narrow else to
     for i, part in enumerate(parts):
         resumes, keeps = i > 0 or sinks, narrow and i + 1 < len(parts)
         places = layout.places(part, q.shape[0], q.shape[1], k.shape[1], pattern.n_heads)
@@ -39,6 +40,13 @@ def forward(q, k, v, pattern, scale, out, options):
     if not np.may_share_memory(to, out):
         out[...] = to.view(out.dtype)
     return out, lse
+
+
+def _carry(shape, dtype, n_parts):
+    """out unrounded, from part to part; before the only part all rows are one of zeros."""
+    if n_parts > 1:
+        return np.zeros(shape, dtype)
+    return as_strided(np.zeros(shape[3:], dtype), shape, (0, 0, 0, dtype.itemsize))
 
 
 def _tiles(name, q, k, v, part, places, scale, in_lanes, out, carry, lse, resumes, keeps, threads):

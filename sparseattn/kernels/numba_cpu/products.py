@@ -35,19 +35,8 @@ def tile_matmul(typingctx, c, c_stride, a, a_row, a_step, b, b_stride, n_steps, 
         place = {cell: vector_pointer(builder, c_ptr, at[cell], kind) for cell in cells}
         row_offsets = [builder.mul(intp(r), a_row) for r in range(n_rows)]
         zero = constant(kind, 0.0)
-        entry, old = builder.block, builder.append_basic_block("old")
-        ready, loop, done = (builder.append_basic_block(name) for name in ("ready", "step", "done"))
-        builder.cbranch(builder.trunc(add_to, ir.IntType(1)), old, ready)
-
-        builder.position_at_end(old)
-        loaded = {cell: builder.load(place[cell], align=align) for cell in cells}
-        builder.branch(ready)
-
-        builder.position_at_end(ready)
-        start = {cell: builder.phi(kind) for cell in cells}
-        for cell in cells:
-            start[cell].add_incoming(zero, entry)
-            start[cell].add_incoming(loaded[cell], old)
+        entry = builder.block
+        loop, done, old, store = (builder.append_basic_block(name) for name in ("step", "done", "old", "store"))
         builder.cbranch(builder.icmp_signed(">", n_steps, intp(0)), loop, done)
 
         builder.position_at_end(loop)
@@ -63,20 +52,32 @@ def tile_matmul(typingctx, c, c_stride, a, a_row, a_step, b, b_stride, n_steps, 
             for j in range(n_vecs):
                 new[r, j] = call(builder, "fmuladd", scalar, b_vecs[j], sums[r, j])
         following = builder.add(step, intp(1))
-        step.add_incoming(intp(0), ready)
+        step.add_incoming(intp(0), entry)
         step.add_incoming(following, loop)
         for cell in cells:
-            sums[cell].add_incoming(start[cell], ready)
+            sums[cell].add_incoming(zero, entry)
             sums[cell].add_incoming(new[cell], loop)
         builder.cbranch(builder.icmp_signed("<", following, n_steps), loop, done)
 
         builder.position_at_end(done)
-        final = {cell: builder.phi(kind) for cell in cells}
+        total = {cell: builder.phi(kind) for cell in cells}
         for cell in cells:
-            final[cell].add_incoming(start[cell], ready)
-            final[cell].add_incoming(new[cell], loop)
+            total[cell].add_incoming(zero, entry)
+            total[cell].add_incoming(new[cell], loop)
+        builder.cbranch(builder.trunc(add_to, ir.IntType(1)), old, store)
+
+        builder.position_at_end(old)  # what is there comes last, so that no sum is one long chain of roundings
+        both = {cell: builder.fadd(builder.load(place[cell], align=align), total[cell]) for cell in cells}
+        builder.branch(store)
+
+        builder.position_at_end(store)
         for cell in cells:
-            builder.store(final[cell], place[cell], align=align)
+            final = builder.phi(kind)
+            final.add_incoming(total[cell], done)
+            final.add_incoming(both[cell], old)
+            total[cell] = final
+        for cell in cells:
+            builder.store(total[cell], place[cell], align=align)
         return context.get_dummy_value()
 
     intp = types.intp

@@ -17,6 +17,7 @@ from sparseattn.kernels.numba_cpu.simd import (MANY_REGISTERS, add, data, fma, g
 
 # tokens that share one softmax step: more amortise it, but two score tiles and what goes with them should stay in L2
 GROUP = 128 if MANY_REGISTERS else 64
+CHAIN = 32  # additions in a row; the error of a sum grows with them, and a shorter chain costs more stores
 WIDENED = 64  # the same where 16-bit tokens are widened into scratch on the way: that too should stay near
 
 
@@ -84,6 +85,14 @@ def matmul(c, c_stride, a, a_row, a_step, b, b_stride, n_rows, n_cols, n_steps, 
                             shift(b, j), b_stride, n_steps, 1, 1, add_to)
             row += 1
         col += vecs * lanes
+
+
+@step
+def scores(s, s_stride, x, x_stride, y_t, y_stride, n_rows, n_cols, dim):
+    """s = x y_t for `n_rows` rows of x (., dim); y_t (dim, n_cols). Summed in chains of CHAIN, whose ends are added."""
+    for d in range(0, max(dim, 1), CHAIN):
+        matmul(s, s_stride, shift(x, d), x_stride, 1, shift(y_t, d * y_stride), y_stride, n_rows, n_cols,
+               min(CHAIN, dim - d), d > 0)
 
 
 @step

@@ -3,7 +3,7 @@
 from sparseattn.kernels.numba_cpu.compile import kernel
 from sparseattn.kernels.numba_cpu.simd import (add, data, fetch_add, fma, get, lanes_of, load, put, shift, splat,
                                                store, where_equal)
-from sparseattn.kernels.numba_cpu.steps import head_of, load_rows, padded, stride_of, tokens_of, transpose_tile
+from sparseattn.kernels.numba_cpu.steps import CHAIN, head_of, load_rows, padded, stride_of, tokens_of, transpose_tile
 
 TOKENS = 256  # tokens a work item
 NUMBERS = 1 << 16  # numbers a work item
@@ -13,7 +13,7 @@ NUMBERS = 1 << 16  # numbers a work item
 def row_dots(out, dout, delta, counters, scratch, tokens):
     """delta (batch, n_heads, n_queries) = sum over head_dim of out * dout.
 
-    Lanes are queries and the sum runs along head_dim, as that of dp: where a query has one key the two cancel exactly.
+    Lanes are queries and the sum runs along head_dim, as `scores` gives dp: where a query has one key the two cancel exactly.
     """
     n_heads, n_queries, dim = out.shape[1], out.shape[2], out.shape[3]
     n_pieces = (n_queries + TOKENS - 1) // TOKENS
@@ -34,10 +34,13 @@ def row_dots(out, dout, delta, counters, scratch, tokens):
             load_rows(rows, pad, head_of(dout, b, h), stride_of(dout), queries, lanes, dim, 1.0)
             transpose_tile(y, lanes, rows, pad, lanes, pad)
             sums = zero
-            for d in range(dim):
-                # a query without keys has out = 0: what arrives there, NaN included, reaches nothing
-                here = load(x, d * lanes)
-                sums = fma(here, where_equal(here, zero, zero, load(y, d * lanes)), sums)
+            for begin in range(0, dim, CHAIN):
+                chain = zero
+                for d in range(begin, min(begin + CHAIN, dim)):
+                    # a query without keys has out = 0: what arrives there, NaN included, reaches nothing
+                    here = load(x, d * lanes)
+                    chain = fma(here, where_equal(here, zero, zero, load(y, d * lanes)), chain)
+                sums = add(sums, chain)
             store(rows, 0, sums)
             for i in range(min(lanes, stop - first)):
                 delta[b, h, first + i] = rows[i]

@@ -13,7 +13,7 @@ from sparseattn.kernels.numba_cpu.shaping import (drop, gradient_of_scores, grad
 from sparseattn.kernels.numba_cpu.simd import as_computed, data, fetch_add, get, lanes_of, shift
 from sparseattn.kernels.numba_cpu.steps import (GROUP, WORD, apply_masks, collect, drop_dead, fill, head_of, live_span,
                                                 load_rows, matmul, multiply, padded, probabilities, run_tokens,
-                                                stride_of, tile_stride, tokens_of, transpose_tile, valid_bits,
+                                                scores, stride_of, tile_stride, tokens_of, transpose_tile, valid_bits,
                                                 write_rows)
 
 
@@ -79,8 +79,8 @@ def add_blocks(q, q_stride, qk_dim, dout, do_stride, v_dim, lse, lse_stride, del
             if not staged:
                 q_here, q_step = shift(as_computed(q), runs[3 * r] * q_stride), q_stride
                 do_here, do_step = shift(as_computed(dout), runs[3 * r] * do_stride), do_stride
-            matmul(shift(s, at * stride), stride, q_here, q_step, 1, k_t, stride, size, width, qk_dim, False)
-            matmul(shift(dp, at * stride), stride, do_here, do_step, 1, v_t, stride, size, width, v_dim, False)
+            scores(shift(s, at * stride), stride, q_here, q_step, k_t, stride, size, width, qk_dim)
+            scores(shift(dp, at * stride), stride, do_here, do_step, v_t, stride, size, width, v_dim)
             at += size
         if shaping.active:
             factor = shape_scores(s, stride, width, n, scale, tokens, shaping, slopes, True)

@@ -11,8 +11,8 @@ from sparseattn.kernels.numba_cpu.shaping import drop, open_lanes, shape_scores,
 from sparseattn.kernels.numba_cpu.simd import as_computed, data, fetch_add, get, lanes_of, shift
 from sparseattn.kernels.numba_cpu.steps import (GROUP, WIDENED, WORD, apply_masks, collect, drop_dead, fill, head_of,
                                                 load_rows, mask_nobody, matmul, merge_state, online_softmax, padded,
-                                                rescale, run_tokens, stride_of, tile_stride, tokens_of, transpose_tile,
-                                                valid_bits, write_rows)
+                                                rescale, run_tokens, scores, stride_of, tile_stride, tokens_of,
+                                                transpose_tile, valid_bits, write_rows)
 
 
 @step
@@ -38,12 +38,12 @@ def attend_blocks(k, k_stride, qk_dim, v, v_stride, v_dim, slot, stop, indices, 
             if holes:
                 drop_dead(tokens, first, slot, indices, mask_ids, spans, masks, words, block_k, n_slots, valid)
             load_rows(rows, qk_pad, k, k_stride, tokens, n, qk_dim, 1.0)
-            matmul(s, stride, rows, qk_pad, 1, q_t, stride, n, width, qk_dim, False)
+            scores(s, stride, rows, qk_pad, q_t, stride, n, width, qk_dim)
         else:
             n = 0
             for r in range(n_runs):
-                matmul(shift(s, n * stride), stride, shift(as_computed(k), runs[3 * r] * k_stride), k_stride, 1, q_t,
-                       stride, runs[3 * r + 1], width, qk_dim, False)
+                scores(shift(s, n * stride), stride, shift(as_computed(k), runs[3 * r] * k_stride), k_stride, q_t,
+                       stride, runs[3 * r + 1], width, qk_dim)
                 n += runs[3 * r + 1]
         if shaping.active:
             factor = shape_scores(s, stride, width, n, scale, tokens, shaping, s, False)
