@@ -1,4 +1,4 @@
-"""Checks public docstrings with numpydoc: what `sparseattn`, its `bias` and `patterns`, and `Pattern` offer.
+"""Checks public docstrings with numpydoc: of `sparseattn`, `sparseattn.bias`, `patterns`, `variants` and `Pattern`.
 
     python .ci/docstrings.py
 """
@@ -17,7 +17,7 @@ def public():
     """(name, object) of everything public that has a docstring of its own."""
     for name in sa.__all__:
         yield f"sparseattn.{name}", getattr(sa, name)
-    for module in (sa.bias, sa.patterns):
+    for module in (sa.bias, sa.patterns, sa.variants):
         for name in module.__all__:
             yield f"{module.__name__}.{name}", getattr(module, name)
     for name, member in vars(sa.Pattern).items():

@@ -1,6 +1,6 @@
 """Sparse attention for array libraries: patterns as index structures, attention over them, and its gradient."""
 
-from sparseattn import bias, patterns
+from sparseattn import bias, patterns, variants
 from sparseattn.attention import Gradients, attend, attend_backward, merge, vjp
 from sparseattn.dispatch import backends
 from sparseattn.explain import explain
@@ -12,4 +12,4 @@ from sparseattn.structure import BlockCSR
 __version__ = "0.1.0"
 
 __all__ = ["BlockCSR", "Gradients", "Pattern", "__version__", "attend", "attend_backward", "backends", "bias",
-           "explain", "merge", "patterns", "set_threads", "threads", "vjp", "warm"]
+           "explain", "merge", "patterns", "set_threads", "threads", "variants", "vjp", "warm"]

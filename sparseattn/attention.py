@@ -22,7 +22,7 @@ class Gradients(NamedTuple):
 
 def attend(q, k, v, pattern, *, scale=None, bias=None, softcap=None, sinks=None, dropout=0.0, seed=None,
            return_lse=False, out=None, backend=None):
-    """Softmax attention over the pairs of a pattern: ``out[i] = sum_j softmax_j(scale * q[i] . k[j]) v[j]``.
+    """Softmax attention over the pairs of a pattern: ``out[i] = sum_j softmax_j(scale * q[i] @ k[j]) v[j]``.
 
     Parameters
     ----------

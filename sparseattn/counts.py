@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 
-from sparseattn.index_ops.axes import spread
+from sparseattn.index_ops.axes import widened
 from sparseattn.pattern import Pattern
 
 
@@ -43,12 +43,10 @@ class Counts:
             return made
 
     def _make(self, pattern):
-        sides = [pattern, *self.patterns]
-        if len({p.n_heads for p in sides} - {1}) > 1:  # the heads that a part names are others in a larger pattern
-            sides = [_about_all_heads(p) for p in sides]
-        met = [p & sides[0] for p in sides[1:]]
-        parts = tuple(part for p in met for part in p.tiles())
-        made = Pattern(parts, pattern.shape, max(p.batch for p in met), max(p.n_heads for p in met))
+        met = [p & pattern for p in self.patterns]
+        n_heads = max(p.n_heads for p in met)
+        parts = tuple(widened(part, p.n_heads, n_heads) for p in met for part in p.tiles())
+        made = Pattern(parts, pattern.shape, max(p.batch for p in met), n_heads)
         # tiles() would join the parts of one order, and with them the copies of a pair
         made.memo.get("tiles", lambda: parts)
         return made
@@ -64,9 +62,3 @@ class Counts:
             if p.parts and pattern.parts and p.device != pattern.device:
                 raise ValueError(f"bias log_count has counts on {p.device} but the pattern is on {pattern.device}; "
                                  f"move them once: counts.to({pattern.device!r})")
-
-
-def _about_all_heads(pattern):
-    """The pattern with parts that name no heads."""
-    parts = tuple(spread(part, pattern.batch, pattern.n_heads) for part in pattern.parts)
-    return Pattern(parts, pattern.shape, pattern.batch, pattern.n_heads)

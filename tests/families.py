@@ -43,6 +43,14 @@ def _documents_per_batch(*batches, **options):
                 np.concatenate([oracle.documents(lengths, **options) for lengths in batches]))
 
 
+def _etc(n_long, n_global, *, hard=False, **options):
+    """The two patterns of etc."""
+    masks = oracle.etc(n_long, n_global, l2g=hard in (True, "l2g"), g2l=hard in (True, "g2l"), **options)
+    for which, mask in zip(("long", "globals"), masks):
+        name = f"etc({n_long}, {n_global}, hard={hard}, {len(mask)} batch).{which}"
+        yield Case(name, lambda w=which: getattr(patterns.etc(n_long, n_global, hard=hard, **options), w), mask)
+
+
 def _random(shape, share, seed):
     return np.random.default_rng(seed).random(shape) < share
 
@@ -51,6 +59,7 @@ VALID = _random((2, 61), 0.7, 1)
 VALID[1, 40:] = False
 NONE_VALID = np.array([[True] * 30, [False] * 30])
 GLOBALS = _random((2, 61), 0.08, 2)
+SENTENCES = np.random.default_rng(8).integers(-1, 5, (2, 61))
 CLASSES = np.random.default_rng(3).integers(0, 5, 90)
 
 POSITIONAL = [
@@ -78,7 +87,40 @@ POSITIONAL = [
     _family("documents", [4, 1, 9], [20, 13, 9], window=7), _documents_per_batch([30, 20], [10, 15, 25], causal=True),
     _family("strided", 100, stride=16), _family("strided", 96, stride=12, factor="local"),
     _family("strided", 90, stride=7, factor="column"), _family("strided", 10, stride=16),
+    _family("axial", (9, 7), 0), _family("axial", (9, 7), -1, causal_axes=1), _family("axial", (5, 70), 1),
+    _family("axial", (9, 13), [0, 1], causal_axes=0), _family("axial", (3, 4, 5), [2, 0, 1], causal_axes=[1, 2]),
+    _family("axial", (11,), 0), _family("axial", (70, 1, 1), 0),
+    _family("swin", (8, 12), window=4), _family("swin", (8, 12), window=4, shift=2), _family("swin", (50,), window=7),
+    _family("swin", (9, 14), window=(4, 5), shift=(2, 3)), _family("swin", (9, 10), window=(1, 10)),
+    _family("swin", (10, 13), window=4, shift=2, pad="attend"), _family("swin", (50,), window=7, shift=3),
+    _family("swin", (4, 15), window=(9, 7), shift=3), _family("swin", (3, 6, 5), window=2, shift=(1, 0, 1)),
+    _family("swin", (18, 9), window=9), _family("swin", (24, 8), window=8, shift=(4, 0)),
+    _family("neighborhood", (65,), kernel_size=7), _family("neighborhood", (64,), kernel_size=8, dilation=5),
+    _family("neighborhood", (70,), kernel_size=9, stride=4, dilation=2, is_causal=True),
+    _family("neighborhood", (11, 13), kernel_size=(5, 8)),
+    _family("neighborhood", (12, 14), kernel_size=(4, 5), stride=(2, 3), dilation=(2, 1), is_causal=(True, False)),
+    _family("neighborhood", (13, 9), kernel_size=4, stride=4),
+    _family("neighborhood", (13, 11), kernel_size=3, dilation=(4, 3)),
+    _family("neighborhood", (5, 7, 6), kernel_size=(3, 3, 5), is_causal=(True, False, False)),
+    _family("neighborhood", (1, 40), kernel_size=(1, 3)), _family("neighborhood", (6, 7), kernel_size=(6, 7)),
     _bigbird(128, 16, 2, 2), _bigbird(107, 8, 1, 3), _bigbird(90, 16, 2, 1, n_window=5),
+    _family("prefix_lm", 90, 33), _family("prefix_lm", 50, [0, 20, 70]), _family("prefix_lm", 90, 40, window=12),
+    _family("attention_sinks", 100, n_sinks=4, recent=20), _family("attention_sinks", 30, 90, n_sinks=3, recent=8),
+    _family("attention_sinks", 40, n_sinks=0, recent=5), _family("attention_sinks", 40, n_sinks=50, recent=0),
+    _family("attention_sinks", 20, 60, n_sinks=2, recent=9, offset=[-3, 12, 55]),
+    _family("fixed", 100, stride=16, n_summary=4), _family("fixed", 96, stride=12, n_summary=5, factor="local"),
+    _family("fixed", 90, stride=14, n_summary=3, sub_block=2, factor="summary"),
+    _family("fixed", 9, stride=16, n_summary=2), _family("fixed", 101, stride=20, n_summary=5, sub_block=[0, 3, 1, 0]),
+    _family("longformer", 120, window=16), _family("longformer", 120, window=9, global_tokens=[0, 50]),
+    _family("longformer", 100, window=8, dilation=[1, 3], global_tokens=[2, 3, 4], causal=True),
+    _family("longformer", 61, window=6, dilation=2, global_tokens=GLOBALS),
+    _family("random_blocks", 128, per_row=2, block_size=16, n_heads=2),
+    _family("random_blocks", 70, 107, per_row=3, block_size=8, seed=5),
+    _family("random_blocks", 40, per_row=9, block_size=16),
+    *_etc(90, 7, radius=11), *_etc(61, 5, radius=8, hard=True, sentence=np.arange(61) // 13),
+    *_etc(61, 5, radius=8, hard=True, sentence=SENTENCES),
+    *_etc(40, 6, radius=3, hard="l2g", sentence=np.arange(40) // 9),
+    *_etc(40, 6, radius=3, hard="g2l", sentence=np.arange(40)[::-1] // 9),
 ]
 
 COMPOSED = [

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from sparseattn import Pattern, patterns
 
-BATCH, HEADS = 2, 4
+BATCH, HEADS = 2, (2, 4)
 
 
 @st.composite
@@ -18,16 +18,22 @@ def _bits(draw, shape, density):
     return np.random.default_rng(draw(st.integers(0, 2**32 - 1))).random(shape) < density
 
 
+def _heads(draw):
+    """How many heads a pattern of several has; two patterns may differ."""
+    return draw(st.sampled_from(HEADS))
+
+
 def _window(draw, n_queries, n_keys):
-    reach = st.none() | st.integers(0, 20)
-    dilation = draw(st.integers(1, 4) | st.lists(st.integers(1, 3), min_size=HEADS, max_size=HEADS))
+    reach, n_heads = st.none() | st.integers(0, 20), _heads(draw)
+    dilation = draw(st.integers(1, 4) | st.lists(st.integers(1, 3), min_size=n_heads, max_size=n_heads))
     offset = draw(st.none() | st.integers(-5, 40) | st.lists(st.integers(-5, 40), min_size=BATCH, max_size=BATCH))
     reaches = {"left": draw(reach), "right": draw(reach)}
     return patterns.sliding_window(n_queries, n_keys, **reaches, dilation=dilation, offset=offset)
 
 
 def _mask(draw, n_queries, n_keys):
-    lead = draw(st.sampled_from([(), (HEADS,), (BATCH, 1), (BATCH, HEADS)]))
+    n_heads = _heads(draw)
+    lead = draw(st.sampled_from([(), (n_heads,), (BATCH, 1), (BATCH, n_heads)]))
     size = draw(st.sampled_from([1, 3, 8, (5, 32), (1, 16), (33, 2)]))
     density = draw(st.sampled_from([0.02, 0.3, 0.95]))
     return Pattern.from_mask(_bits(draw, (*lead, n_queries, n_keys), density), block_size=size)
@@ -36,13 +42,14 @@ def _mask(draw, n_queries, n_keys):
 def _blocks(draw, n_queries, n_keys):
     size = draw(st.sampled_from([(4, 4), (16, 8), (7, 5)]))
     grid = (-(-n_queries // size[0]), -(-n_keys // size[1]))
-    return Pattern.from_blocks(_bits(draw, (*draw(st.sampled_from([(), (HEADS,)])), *grid), 0.4), block_size=size,
+    lead = draw(st.sampled_from([(), (_heads(draw),)]))
+    return Pattern.from_blocks(_bits(draw, (*lead, *grid), 0.4), block_size=size,
                                shape=(n_queries, n_keys))
 
 
 def _buckets(draw, n_queries, n_keys):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    lead = draw(st.sampled_from([(), (1, HEADS), (BATCH, 1)]))
+    lead = draw(st.sampled_from([(), (1, _heads(draw)), (BATCH, 1)]))
     return Pattern.from_buckets(rng.integers(-1, 4, (*lead, n_queries)), rng.integers(-1, 4, (*lead, n_keys)))
 
 
@@ -71,7 +78,7 @@ def _strided(draw, n, _):
 
 def _bigbird(draw, n, _):
     return patterns.bigbird(n, block_size=draw(st.sampled_from([3, 8])), n_random=1,
-                            n_heads=draw(st.sampled_from([1, HEADS])), seed=draw(st.integers(0, 5)))
+                            n_heads=draw(st.sampled_from([1, *HEADS])), seed=draw(st.integers(0, 5)))
 
 
 def _local(draw, n, _):
@@ -80,7 +87,14 @@ def _local(draw, n, _):
                                 causal=draw(st.booleans()), wrap=draw(st.booleans()))
 
 
-ANY_SHAPE = [_window, _mask, _blocks, _buckets, _csr, _padding]
+def _per_head(draw, n_queries, n_keys):
+    """Parts that name their heads, some of them for each head of its own."""
+    kinds = [_window, _csr, _buckets, _mask]
+    each = [draw(st.sampled_from(kinds))(draw, n_queries, n_keys)[:, 0] for _ in range(_heads(draw))]
+    return Pattern.per_head(each)
+
+
+ANY_SHAPE = [_window, _per_head, _mask, _blocks, _buckets, _csr, _padding]
 SQUARE = [_global, _strided, _bigbird, _local]
 
 

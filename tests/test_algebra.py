@@ -1,6 +1,7 @@
 """The laws of patterns, against dense booleans."""
 
 import pickle
+from operator import and_, or_, sub
 
 import numpy as np
 import pytest
@@ -32,6 +33,58 @@ def test_union_intersection_difference(pair):
     same(a | b, x | y)
     same(a & b, x & y)
     same(a - b, x & ~y)
+
+
+COMBINED = {"|": (or_, or_), "&": (and_, and_), "-": (sub, lambda x, y: x & ~y)}
+
+
+def _heads_of(*names):
+    """One pattern a head, each of another kind, so that parts name their heads."""
+    kinds = {"window": patterns.sliding_window(45, left=6), "column": patterns.strided(45, stride=7, factor="column"),
+             "local": patterns.block_local(45, block=8), "blocks": patterns.bigbird(45, block_size=8, n_random=1),
+             "both": Pattern.per_batch([patterns.strided(45, stride=5), patterns.causal(45)])}
+    return Pattern.per_head([kinds[name] for name in names])
+
+
+SIX = _heads_of("column", "window", "both", "blocks", "local", "column")
+UNEQUAL = [
+    (_heads_of("window", "column"), _heads_of("column", "local", "window", "blocks")),
+    (_heads_of("window", "window"), _heads_of("column", "both", "window", "column")),
+    (_heads_of("both", "column"), _heads_of("window", "both", "both", "blocks")),
+    (_heads_of("column", "blocks"), SIX), (_heads_of("blocks", "both", "window"), SIX),
+    (Pattern.from_mask(SIX[0, :2].to_dense()), SIX), (patterns.strided(45, stride=5), SIX),
+]
+
+
+@pytest.mark.parametrize("pair", UNEQUAL, ids=lambda pair: f"{pair[0].n_heads} and {pair[1].n_heads}")
+@pytest.mark.parametrize("sign", COMBINED)
+def test_heads_of_unequal_counts(sign, pair):
+    """Each head of the pattern of fewer heads stands for as many neighbouring ones of the other."""
+    combined, expected = COMBINED[sign]
+    x, y = (over(p.to_dense(), max(p.batch for p in pair), pair[1].n_heads) for p in pair)
+    same(combined(pair[0], pair[1]), expected(x, y))
+    same(combined(pair[1], pair[0]), expected(y, x))
+
+
+@pytest.mark.parametrize("pair", UNEQUAL, ids=lambda pair: f"{pair[0].n_heads} and {pair[1].n_heads}")
+def test_same_pairs_with_heads_of_unequal_counts(pair):
+    few, many = pair
+    each = many.n_heads // few.n_heads
+    written_out = Pattern.per_head([few[:, h // each] for h in range(many.n_heads)])
+    assert few.same_pairs(written_out) and written_out.same_pairs(few)
+    assert few != written_out  # which is about how they are stored
+    assert not few.same_pairs(many) and not many.same_pairs(few)
+
+
+def test_parts_per_head_of_counts_without_a_common_multiple_among_them():
+    """A part for each of 2 heads and one for each of 3, in patterns of 6."""
+    rng = np.random.default_rng(0)
+    two, three = (Pattern.from_mask(rng.random((h, 30, 30)) < 0.3) for h in (2, 3))
+    none = Pattern.from_mask(np.zeros((6, 30, 30), bool))
+    x, y = (over(p.to_dense(), 1, 6) for p in (two, three))
+    same((two | none) & (three | none), x & y)
+    same((two | none) | (three | none), x | y)
+    same((two | none) - (three | none), x & ~y)
 
 
 @given(pattern_pairs())

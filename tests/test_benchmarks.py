@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,8 @@ def found(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("suite", "comparison", "compare"):
+        if name.split(".")[0] in ("suite", "comparison", "compare", "build"):
             del sys.modules[name]
-
-
-def test_grids_hold_the_pairs_of_columns_and_windows():
-    grids = importlib.import_module("suite.grids")
-    row, col = np.divmod(np.arange(8 * 12), 12)
-    columns = col[:, None] == col
-    windows = (row[:, None] // 4 == row // 4) & (col[:, None] // 4 == col // 4)
-    assert np.array_equal(grids.axial_columns(8, 12).check().to_dense()[0, 0], columns)
-    assert np.array_equal(grids.swin_windows(8, 12, 4).check().to_dense()[0, 0], windows)
 
 
 @pytest.mark.parametrize("name", ["scipy_csr", "numpy_dense"])
@@ -95,3 +87,35 @@ def test_an_unknown_workload_is_refused():
     compare = importlib.import_module("compare")
     with pytest.raises(SystemExit, match="no workload begins with 'nothing'; there are causal-64"):
         compare.main(["--only", "nothing"])
+
+
+def test_the_table_of_builds_has_every_family():
+    named = {name.split(",")[0].split(" ")[0] for name in importlib.import_module("suite.families").FAMILIES}
+    assert {family.removesuffix("_layout") for family in sa.patterns.__all__} <= named
+
+
+def test_every_family_builds_within_the_bars():
+    """131,072 tokens (512 x 256 for grids): under 1 s and 50 MB."""
+    build = importlib.import_module("build")
+    for name, family in importlib.import_module("suite.families").FAMILIES.items():
+        begin = time.process_time()
+        family(build.N_TOKENS)
+        assert time.process_time() - begin < build.MOST_SECONDS, name
+        assert build.peak_bytes(lambda family=family: family(build.N_TOKENS)) < build.MOST_BYTES, name
+
+
+def test_the_benchmark_of_builds_runs(capsys):
+    build = importlib.import_module("build")
+    assert build.main(["--quick", "--only", "swin", "causal"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[-3:]] == ["causal", "swin 16", "swin 8, shifted"]
+    with pytest.raises(SystemExit, match="no family begins with nothing; there are dense; causal"):
+        build.main(["--only", "nothing"])
+
+
+def test_a_long_forward_is_timed_by_some_queries(monkeypatch):
+    build = importlib.import_module("build")
+    monkeypatch.setattr(build, "MOST_PAIRS", 5e4)
+    took, scaled = build.forward_seconds(sa.patterns.causal(1024))
+    assert scaled and took > 0
+    assert not build.forward_seconds(sa.patterns.sliding_window(1024, left=3))[1]

@@ -105,9 +105,13 @@ def test_sparse_transformer_masks():
     z, params = load("openai_sparse_transformer")
     for i, case in enumerate(params["cases"]):
         n, stride = case["n_ctx"], case["local_attn_ctx"]
-        factor = {"all": None, "local": "local", "strided": "column"}[case["attn_mode"]]
+        factor = {"all": None, "fixed": None, "local": "local", "strided": "column"}[case["attn_mode"]]
         pattern = patterns.strided(n, stride=stride, factor=factor) if factor else patterns.causal(n)
-        assert np.array_equal(pattern.to_dense()[0], z[f"mask_{i}"]), case
+        if case["attn_mode"] == "fixed":
+            sub_block = [head % case["num_verts"] for head in range(case["n_heads"])]
+            pattern = patterns.fixed(n, stride=stride, n_summary=case["vertsize"] * case["blocksize"],
+                                     sub_block=sub_block)
+        assert (pattern.to_dense()[0] == z[f"mask_{i}"]).all(), case
 
 
 def test_packed_document_masks():

@@ -17,13 +17,14 @@ MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removes
 LAYERS = (
     ("sparseattn.xp", "sparseattn.structure", "sparseattn.options"),
     ("sparseattn.index_ops",),
-    ("sparseattn.pattern",),
+    ("sparseattn.pattern", "sparseattn.selection"),
     ("sparseattn.patterns", "sparseattn.kernels"),
     ("sparseattn.dispatch",),
     ("sparseattn.terms", "sparseattn.counts"),
     ("sparseattn.bias",),
     ("sparseattn.checks",),
     ("sparseattn.attention",),
+    ("sparseattn.variants",),
     ("sparseattn.explain",),
     ("sparseattn",),
     ("sparseattn.cli", "sparseattn.demo"),
@@ -34,7 +35,7 @@ ALLOWED = {("sparseattn.pattern.core", "sparseattn.dispatch")}
 
 # package: (where it may be imported at all, where at the top of a module)
 HEAVY = {
-    "numba": (("sparseattn.kernels.numba_cpu",),) * 2,
+    "numba": (("sparseattn.kernels.numba_cpu", "sparseattn.selection.compiled"),) * 2,
     "llvmlite": (("sparseattn.kernels.numba_cpu",),) * 2,
     "cupy": (("sparseattn.xp", "sparseattn.kernels", "sparseattn.pattern.devices"), ()),
     "scipy": (("sparseattn",), ()),
@@ -114,5 +115,5 @@ def test_importing_is_light():
 def test_public_names():
     assert sorted(sparseattn.__all__) == sparseattn.__all__
     for name in ("attend", "attend_backward", "vjp", "merge", "explain", "backends", "set_threads", "threads", "warm",
-                 "Gradients", "Pattern", "BlockCSR", "patterns", "bias", "__version__"):
+                 "Gradients", "Pattern", "BlockCSR", "patterns", "bias", "variants", "__version__"):
         assert name in sparseattn.__all__ and hasattr(sparseattn, name)

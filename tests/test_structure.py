@@ -79,6 +79,13 @@ def test_regular_beats_irregular():
     assert patterns.strided(n, stride=64, factor="column").reblock(32).tiles()[0].n_blocks < n * n // 64 // 32 // 32 * 2
 
 
+def test_buckets_of_long_numbers():
+    """Short ones are sorted another way."""
+    classes = np.random.default_rng(0).integers(-1, 5, 90)
+    for factor in (7000, 70_000, 2**40):
+        assert Pattern.from_buckets(classes * factor, classes * factor) == Pattern.from_buckets(classes, classes)
+
+
 def test_global_tokens_are_gathered():
     n = 2048
     tiles = patterns.global_tokens(n, np.arange(0, n, 64)).tiles()

@@ -1,8 +1,8 @@
 """Memory that a process frees stays with it: what a benchmark times is then the work, not fresh pages.
 
-glibc gives arrays of more than 32 MiB back to the system when they are freed and asks for new pages at the next call. On
-a virtual machine those may have to come from its host: a call that writes 100 MB was seen to take twice to four times as
-long, at random, and differently for each contestant. All contestants of a process keep their memory alike.
+glibc gives arrays of more than 32 MiB back to the system when they are freed and asks for new pages at the next call.
+On a virtual machine those may have to come from its host: a call that writes 100 MB was seen to take twice to four
+times as long, at random, and differently for each contestant. All contestants of a process keep their memory alike.
 """
 
 import ctypes

@@ -3,7 +3,6 @@
 import numpy as np
 
 import sparseattn as sa
-from suite.grids import axial_columns, swin_windows
 
 HEADS, HEAD_DIM = 8, 64
 
@@ -20,12 +19,17 @@ def random_blocks(n_tokens):
 
 def columns(n_tokens):
     """Axial attention along the columns of a square grid."""
-    return axial_columns(*_square(n_tokens))
+    return sa.patterns.axial(_square(n_tokens), 0)
 
 
 def swin(n_tokens):
     """Windows of 16 x 16 on a square grid."""
-    return swin_windows(*_square(n_tokens), 16)
+    return sa.patterns.swin(_square(n_tokens), window=16)
+
+
+def neighborhood(n_tokens):
+    """The nearest 13 x 13 tokens of a square grid."""
+    return sa.patterns.neighborhood(_square(n_tokens), kernel_size=13)
 
 
 PATTERNS = {
@@ -36,6 +40,7 @@ PATTERNS = {
     "dilated by 8": lambda n: sa.patterns.sliding_window(n, left=255, dilation=8),
     "axial columns": columns,
     "Swin 16": swin,
+    "neighborhood 13": neighborhood,
 }
 
 

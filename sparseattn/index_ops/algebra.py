@@ -108,8 +108,7 @@ def compact(parts, n_heads):
 
 
 def stacked(parts, n_heads):
-    """Parts of side-by-side patterns (no two about one head and batch item share pairs), merged where they are
-    alike."""
+    """Parts of patterns whose heads stand side by side, merged where they are alike."""
     kept = []
     for part in parts:
         for at, other in enumerate(kept):
@@ -123,7 +122,7 @@ def stacked(parts, n_heads):
 
 
 def _side_by_side(a, b, n_heads):
-    """Two alike parts about different heads, or different batch items, as one; else None."""
+    """Two alike parts about different heads, or about the same, as one; else None."""
     if not _alike(a, b):
         return None
     if _same_heads(a, b):

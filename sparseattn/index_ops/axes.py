@@ -14,7 +14,7 @@ def align(a, b, n_heads, operation):
     """
     batch = max(a.lead[0], b.lead[0])
     if a.heads is None and b.heads is None:
-        heads, width = None, max(a.lead[1], b.lead[1])
+        heads, width = None, int(np.lcm(a.lead[1], b.lead[1]))
         maps = [np.arange(width) * x.lead[1] // width for x in (a, b)]
     else:
         sets = [np.arange(n_heads) if x.heads is None else x.heads for x in (a, b)]
@@ -101,13 +101,19 @@ def spread(part, batch, n_heads):
     return chosen if chosen.heads is None else replace(chosen, heads=None)
 
 
-def placed(part, axis, offset, width, size):
-    """A part of a pattern with `width` entries along axis 0 (batch) or 1 (heads), set at `offset` among `size`
-    entries."""
-    if axis == 0:
-        picks = np.full(size, -1)
-        picks[offset : offset + width] = np.arange(width) * part.lead[0] // width
-        return select(part, picks, np.arange(part.lead[1]))
+def widened(part, n_heads, wider):
+    """A part of a pattern of `n_heads` heads as one of a pattern of `wider`, a multiple: each head becomes several."""
+    if part.heads is None or wider == n_heads:
+        return part
+    each = wider // n_heads
+    heads = (part.heads[:, None] * each + np.arange(each)).ravel().astype(np.int32)
+    chosen = select(part, np.arange(part.lead[0]), np.arange(heads.size) // each)
+    return replace(chosen, heads=None if heads.size == wider else heads)
+
+
+def placed(part, offsets, width):
+    """A part of a pattern of `width` heads as one of a larger pattern, in which they stand at each of `offsets`."""
     own = np.arange(width) if part.heads is None else part.heads
-    chosen = select(part, np.arange(part.lead[0]), places(part, own, width))
-    return replace(chosen, heads=(own + offset).astype(np.int32))
+    heads = np.add.outer(offsets, own).ravel().astype(np.int32)
+    chosen = select(part, np.arange(part.lead[0]), np.tile(places(part, own, width), len(offsets)))
+    return replace(chosen, heads=heads)

@@ -114,7 +114,7 @@ def from_cells(cells):
     masked = bool(ids.any())
     return BlockCSR(
         cells.shape, tuple(cells.block_size), np.concatenate([starts, stops], axis=2), col.astype(np.int32),
-        ids.astype(np.int32) if masked else None, masks if masked else None, cells.q_order, cells.k_order, cells.heads,
+        ids if masked else None, masks if masked else None, cells.q_order, cells.k_order, cells.heads,
     )
 
 
@@ -122,13 +122,16 @@ def _settle(cells):
     """Numbers, ids and masks with empty cells dropped, complete ones marked 0, and masks renumbered."""
     full = full_mask(cells.block_size)
     state = np.where((cells.masks == full).all(axis=(1, 2)), 1, np.where(cells.masks.any(axis=(1, 2)), 0, -1))
+    state = state.astype(np.int8)
     verdict = state[cells.ids]  # 1 complete, -1 empty
     _judge_with_dead_slots(cells, verdict)
+    numbers, ids, partial = cells.numbers, cells.ids, verdict == 0
     keep = verdict >= 0
-    numbers, ids, partial = cells.numbers[keep], cells.ids[keep], verdict[keep] == 0
+    if not keep.all():
+        numbers, ids, partial = numbers[keep], ids[keep], partial[keep]
     used, which = np.unique(ids[partial], return_inverse=True)
     first, same = distinct(cells.masks[used])
-    new_ids = np.zeros(ids.size, np.int64)
+    new_ids = np.zeros(ids.size, np.int32)
     new_ids[partial] = 1 + same[which.reshape(-1)]
     return numbers, new_ids, np.concatenate([full, cells.masks[used][first]])
 

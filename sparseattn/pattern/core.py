@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparseattn.index_ops.algebra import as_tiles, compact, difference, intersection
+from sparseattn.index_ops.axes import widened
 from sparseattn.index_ops.blocks import reblock
 from sparseattn.index_ops.counting import count_pairs, write_dense
 from sparseattn.index_ops.transpose import transposed
@@ -68,7 +69,7 @@ class Pattern(Builders):
     def __or__(self, other: Pattern) -> Pattern:
         """Pairs in either pattern. Whole parts in the natural order are kept, the other side's parts give way."""
         batch, n_heads = self._common_axes(other, "|")
-        sides = [(p, side) for side, pattern in enumerate((self, other)) for p in pattern.parts]
+        sides = [(p, side) for side, pattern in enumerate((self, other)) for p in pattern.parts_over(n_heads)]
         kept: list[tuple[Any, int]] = []
         for part, side in sorted(sides, key=lambda item: _union_rank(item[0])):
             pieces = [part]
@@ -82,14 +83,15 @@ class Pattern(Builders):
         """Pairs in both patterns, each part in the order of the one with fewer pairs; ranges clip the other's
         blocks."""
         batch, n_heads = self._common_axes(other, "&")
-        parts = [p for a in self.parts for b in other.parts for p in intersection(a, b, n_heads)]
+        both = self.parts_over(n_heads), other.parts_over(n_heads)
+        parts = [p for a in both[0] for b in both[1] for p in intersection(a, b, n_heads)]
         return Pattern(tuple(compact(parts, n_heads)), self.shape, batch, n_heads)
 
     def __sub__(self, other: Pattern) -> Pattern:
         """Pairs of this pattern that are not in the other."""
         batch, n_heads = self._common_axes(other, "-")
-        parts = list(self.parts)
-        for b in other.parts:
+        parts = list(self.parts_over(n_heads))
+        for b in other.parts_over(n_heads):
             parts = [piece for a in parts for piece in difference(a, b, n_heads)]
         return Pattern(tuple(compact(parts, n_heads)), self.shape, batch, n_heads)
 
@@ -106,6 +108,21 @@ class Pattern(Builders):
                 raise ValueError(f"pattern {sign} pattern: {name} {a} and {b} do not fit; they must be equal, or one "
                                  "of them 1")
         return max(self.batch, other.batch), max(self.n_heads, other.n_heads)
+
+    def parts_over(self, n_heads: int) -> tuple[BlockCSR | Ranges, ...]:
+        """The parts as those of a pattern of more heads, in which each head of this one stands for several.
+
+        Parameters
+        ----------
+        n_heads : int
+            A multiple of the pattern's own.
+
+        Returns
+        -------
+        tuple of BlockCSR or Ranges
+            The pattern's own parts, unless some name their heads.
+        """
+        return tuple(widened(p, self.n_heads, n_heads) for p in self.parts)
 
     def same_pairs(self, other: Pattern) -> bool:
         """Whether both hold the same pairs, however they are stored.
@@ -205,7 +222,22 @@ class Pattern(Builders):
         return self
 
     def __getitem__(self, key) -> Pattern:
-        """``pattern[batch, heads, queries, keys]``, slices with positive steps; fewer of them mean the first axes."""
+        """``pattern[batch, heads, queries, keys]``, slices with positive steps; fewer of them mean the first axes.
+
+        Notes
+        -----
+        So a prompt is taken in chunks and a cache decoded from, whatever the pattern: the queries a to b over the b
+        keys so far are ``pattern[:, :, a:b, :b]``, over a longer cache ``pattern[:, :, a:b]``; keys and values that
+        no query attends are not read, so slots not yet written may hold anything. Caches of different lengths in one
+        batch: ``Pattern.per_batch([pattern[:, :, n - 1:n] for n in lengths])``, or the `offset` of the families that
+        have one. O(kept blocks).
+
+        Examples
+        --------
+        >>> import sparseattn as sa
+        >>> sa.patterns.strided(1000, stride=32)[:, :, 640:700, :700].shape
+        (60, 700)
+        """
         return sliced(self, key)
 
     @staticmethod
@@ -233,7 +265,7 @@ class Pattern(Builders):
         return self.memo.get("digest", lambda: digest(*whole, [p.digest for p in self.parts]))
 
     def __eq__(self, other):
-        return self.digest == other.digest if isinstance(other, Pattern) else NotImplemented
+        return self is other or self.digest == other.digest if isinstance(other, Pattern) else NotImplemented
 
     def __hash__(self):
         return hash(self.digest)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from sparseattn.index_ops.algebra import compact, is_empty, stacked
+from sparseattn.index_ops.assemble import Place, assembled, by_kind
 from sparseattn.index_ops.axes import placed, places, select
 from sparseattn.index_ops.cells import from_cells, to_cells
 from sparseattn.index_ops.relocate import Window, relocate
-from sparseattn.structure import Ranges
+from sparseattn.structure import Order, Ranges
 
 AXES = ("batch", "heads", "queries", "keys")
 
@@ -76,8 +77,10 @@ def _entries(part, pattern, batch, heads):
 def concatenate(patterns, axis):
     """Patterns side by side along 0 batch, 1 heads, 2 queries or 3 keys."""
     patterns = list(patterns)
-    _check_alike(patterns, axis)
+    if not isinstance(axis, (int, np.integer)) or not -4 <= axis < 4:
+        raise ValueError(f"axis {axis!r}: expected 0 (batch), 1 (heads), 2 (queries) or 3 (keys)")
     axis = axis % 4
+    check_alike(patterns, (axis,))
     first = patterns[0]
     if axis < 2:
         return _beside(patterns, axis)
@@ -88,7 +91,7 @@ def concatenate(patterns, axis):
     for pattern in patterns:
         windows = [Window(0, 1, n) for n in shape]
         windows[axis - 2] = Window(-at, 1, total)
-        parts += [relocate(p, *windows) for p in pattern.parts]
+        parts += [relocate(p, *windows) for p in pattern.parts_over(n_heads)]
         at += pattern.shape[axis - 2]
     return type(first)(tuple(compact(parts, n_heads)), shape, batch, n_heads)
 
@@ -102,25 +105,54 @@ def _beside(patterns, axis):
         return replace(shared, n_heads=size) if axis else replace(shared, batch=size)
     batch = max(p.batch for p in patterns) if axis else size
     n_heads = size if axis else max(p.n_heads for p in patterns)
-    parts, offset = [], 0
-    for pattern, width in zip(patterns, widths):
-        parts += [placed(part, axis, offset, width, size) for part in pattern.parts]
-        offset += width
-    return type(patterns[0])(tuple(stacked(parts, n_heads)), patterns[0].shape, batch, n_heads)
+    parts = _heads_beside(patterns, widths, size) if axis else _items_beside(patterns, widths, size, n_heads)
+    return type(patterns[0])(tuple(parts), patterns[0].shape, batch, n_heads)
 
 
-def _check_alike(patterns, axis):
+def _heads_beside(patterns, widths, n_heads):
+    """Parts that name their heads, where these differ; other heads cost them nothing."""
+    offsets = {}
+    for pattern, offset in zip(patterns, np.cumsum(widths) - widths):
+        offsets.setdefault(id(pattern), (pattern, []))[1].append(offset)
+    parts = [placed(part, at, pattern.n_heads) for pattern, at in offsets.values() for part in pattern.parts]
+    return stacked(parts, n_heads)
+
+
+def _items_beside(patterns, widths, batch, n_heads):
+    """Parts over all batch items, those of one kind as one, with an order for each item where they differ."""
+    begins = np.cumsum(widths) - widths
+    parts = []
+    for group in by_kind(p.parts_over(n_heads) for p in patterns):
+        pieces = [Place(part, begins[number], widths[number], 0, 0) for number, part in group]
+        orders = [_order_of_items(pieces, batch, name) for name in ("q_order", "k_order")]
+        parts.append(assembled(pieces, patterns[0].shape, batch, *orders))
+    return parts
+
+
+def _order_of_items(pieces, batch, name):
+    """The order that the parts share, or their orders as a list for each batch item, nobody behind shorter ones."""
+    orders = [getattr(p.part, name) for p in pieces]
+    if orders[0] is None or (len(set(orders)) == 1 and orders[0].lead[0] == 1):
+        return orders[0]
+    n_heads, n_slots = (max(n) for n in zip(*[(o.lead[1], o.n_slots) for o in orders]))
+    tokens = np.full((batch, n_heads, n_slots), -1, np.int32)
+    for p, order in zip(pieces, orders):
+        tokens[p.item : p.item + p.n_items, :, : order.n_slots] = order.listing()
+    return Order.listed(tokens, orders[0].n_tokens)
+
+
+def check_alike(patterns, along):
+    """Refuse what are no patterns, or differ in axes other than those `along` which they are put together."""
     if not patterns:
         raise ValueError("no patterns to put together; give at least one")
     for p in patterns:
         if not isinstance(p, type(patterns[0])) or not hasattr(p, "parts"):
             raise TypeError(f"expected patterns, got {type(p).__name__}")
-    if not isinstance(axis, (int, np.integer)) or not -4 <= axis < 4:
-        raise ValueError(f"axis {axis!r}: expected 0 (batch), 1 (heads), 2 (queries) or 3 (keys)")
     sizes = [(p.batch, p.n_heads) + p.shape for p in patterns]
     for other in range(4):
         seen = {s[other] for s in sizes}
-        free = other == axis % 4 or (other < 2 and len(seen - {1}) <= 1)
+        fits = len(seen - {1}) <= 1 if other != 1 else all(max(seen) % n == 0 for n in seen)
+        free = other in along or (other < 2 and fits)
         if len(seen) > 1 and not free:
             raise ValueError(f"patterns have {sorted(seen)} {AXES[other]}; they must agree on every axis but the one "
                              "they are put together along")

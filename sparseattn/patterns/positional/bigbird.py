@@ -5,7 +5,7 @@ import numpy as np
 from sparseattn.index_ops.cells import Cells, from_cells
 from sparseattn.index_ops.masks import full_mask
 from sparseattn.pattern import Pattern, checking
-from sparseattn.patterns.arguments import positive
+from sparseattn.patterns.arguments import at_least_0, positive
 from sparseattn.patterns.positional.bigbird_plans import general_plan, legacy_plan, uniform_plan
 
 
@@ -49,9 +49,16 @@ def bigbird(n_tokens, *, block_size=64, n_window=3, n_random=3, n_heads=1, seed=
 
     Notes
     -----
-    With blocks R of the query and C of the key: attended when R or C is global, ``abs(R - C) <= n_window // 2``, or C
-    is random for R. A set: released code counts a block that is drawn twice, or in the window too, twice in its
-    softmax. O(n_heads * blocks) to build.
+    With R the block of the query and C that of the key, query i attends key j when R or C is global, ``abs(R - C) <=
+    n_window // 2``, or C is random for R; rows 1 to n_rows - 2 have random blocks. O(n_heads * blocks) to build.
+
+    Random blocks are by default the paper's: those of the released code all lie in the first blocks, so its graph
+    lacks what random edges are for. For 2048 tokens Google's code takes the legacy plan, Transformers the general one.
+    The paper's globals, all in front, are ``n_global=g``. Blocks are a set, the same in training and inference;
+    released code counts a block that is drawn twice, or in the window too, twice in its softmax, and Transformers in
+    evaluation mode draws block 0 for every row: ``rand_blocks`` of 0, and ``attend(..., bias=log_count(counts))`` of
+    `sparseattn.bias` with the counts of all pairs. It attends densely up to ``(5 + 2 * n_random) * block_size`` tokens;
+    this does not.
 
     References
     ----------
@@ -60,10 +67,10 @@ def bigbird(n_tokens, *, block_size=64, n_window=3, n_random=3, n_heads=1, seed=
     n, size = checking.count(n_tokens, "n_tokens"), positive(block_size, "block_size")
     n_heads, side = positive(n_heads, "n_heads"), _window_side(n_window)
     n_rows = -(-n // size)
-    first, last = (1, 1) if n_global is None else (_at_least_0(n_global, "n_global"), 0)
+    first, last = (1, 1) if n_global is None else (at_least_0(n_global, "n_global"), 0)
     first = min(first, n_rows)
     if rand_blocks is None:
-        sizes = (n_rows, _at_least_0(n_random, "n_random"), n_heads, seed)
+        sizes = (n_rows, at_least_0(n_random, "n_random"), n_heads, seed)
         rand_blocks = _draw(plan, sizes, size, max_length, (first, last, side))
     rand_blocks = _checked(rand_blocks, n_rows, n_heads)
     shared = np.concatenate(_global_blocks(n_rows, first, last) + [_window_blocks(n_rows, side)])
@@ -76,12 +83,6 @@ def bigbird(n_tokens, *, block_size=64, n_window=3, n_random=3, n_heads=1, seed=
     block = (size, size)
     cells = Cells((n, n), block, (1, len(rand_blocks)), numbers, np.zeros(numbers.size, np.int32), full_mask(block))
     return Pattern.from_parts([from_cells(cells)], (n, n), 1, n_heads)
-
-
-def _at_least_0(n, name):
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
-        raise ValueError(f"{name} is {n!r}; expected a whole number from 0")
-    return int(n)
 
 
 def _window_side(n_window):

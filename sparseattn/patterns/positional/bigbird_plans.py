@@ -2,21 +2,19 @@
 
 import numpy as np
 
+from sparseattn.patterns.positional.random_blocks import distinct
+
 
 def uniform_plan(n_rows, n_random, n_heads, seed, first, last, side):
     """Distinct blocks of all that are neither global nor in the window, int32 (n_heads, n_rows - 2, n_random), -1 for
     none."""
-    rng = np.random.default_rng(seed)
-    drawn = np.full((n_heads, max(n_rows - 2, 0), n_random), -1, np.int32)
-    for row in range(1, n_rows - 1):
-        pool = np.arange(first, n_rows - last)
-        pool = pool[np.abs(pool - row) > side]
-        if row < first:
-            continue
-        count = min(n_random, pool.size)
-        for head in range(n_heads):
-            drawn[head, row - 1, :count] = np.sort(rng.choice(pool, count, replace=False))
-    return drawn
+    row = np.arange(1, max(n_rows - 1, 1))
+    low, high = np.clip(row - side, first, n_rows - last), np.clip(row + side + 1, first, n_rows - last)
+    sizes = np.where(row < first, 0, n_rows - last - first - (high - low))
+    drawn = distinct(np.random.default_rng(seed), np.broadcast_to(sizes, (n_heads, row.size)), n_random)
+    # the numbers count blocks from the first that is not global, less the window
+    blocks = first + drawn + np.where(first + drawn >= low[:, None], (high - low)[:, None], 0)
+    return np.where(drawn < 0, -1, blocks).astype(np.int32)
 
 
 def general_plan(n_rows, n_random, n_heads, seed):

@@ -39,12 +39,12 @@ def block_local(n_tokens, *, block, back=1, forward=0, causal=False, exact=False
     Notes
     -----
     Query i attends key j when ``-back <= j // block - i // block <= forward``, with `wrap` modulo the number of chunks.
-    O(n_tokens) to build.
+    The package local-attention with ``autopad`` lets queries see its padding; here there is none. O(n_tokens) to build.
 
     References
     ----------
     .. [1] Roy et al., Efficient Content-Based Sparse Attention with Routing Transformers, arXiv:2003.05997, section
-    4.1.
+       4.1.
     .. [2] Kitaev et al., Reformer, arXiv:2001.04451 (chunks that wrap around).
     """
     n, block = checking.count(n_tokens, "n_tokens"), positive(block, "block")

@@ -21,7 +21,7 @@ def dense(n_queries, n_keys=None, *, block_size=None):
 
     Notes
     -----
-    Two integers to build, whatever the length.
+    Query i attends every key j. O(n_queries) to build.
     """
     shape = sizes(n_queries, n_keys)
     return ranges_pattern(0, shape[1], shape, block_size)
@@ -47,7 +47,9 @@ def causal(n_queries, n_keys=None, *, offset=None, block_size=None):
 
     Notes
     -----
-    Query i attends key j when j <= i + offset. O(n_queries) to build. PyTorch's ``is_causal=True`` takes offset 0.
+    Query i attends key j when ``j <= i + offset``. O(n_queries) to build. PyTorch's ``is_causal=True`` takes offset 0.
+    The next m tokens after caches of `lengths` tokens, in arrays of `capacity` slots:
+    ``causal(m, capacity, offset=lengths)``. Slots behind them are not read.
 
     References
     ----------

@@ -28,8 +28,16 @@ def documents(lengths, key_lengths=None, *, causal=False, window=None, block_siz
 
     Notes
     -----
-    Query i of a document attends its key j when ``i + offset - window < j <= i + offset`` as far as asked for, with
-    ``offset = key_length - length`` of the document. O(n_queries) to build.
+    Query i of a document attends every key j of the same document; with `causal` when ``j <= i + offset``, with `window`
+    when ``i + offset - window < j <= i + offset``, where ``offset = key_length - length`` of the document. O(n_queries)
+    to build.
+
+    Patterns that know distances alone, as windows and strides do, combine with it: ``pattern & documents(lengths)``.
+    One of absolute positions (chunks, blocks, global tokens) must begin anew in each document:
+    ``Pattern.block_diagonal([block_local(n, block=64) for n in lengths])``.
+
+    Some code, as xFormers' BlockDiagonalCausalMask, has the first query of a document sit at its first key; where keys
+    are more, an empty document takes the rest: ``documents([q, 0], [q, k - q], causal=True)``.
     """
     q = _per_batch(lengths, "lengths")
     k = q if key_lengths is None else _per_batch(key_lengths, "key_lengths")

@@ -46,9 +46,20 @@ def global_tokens(n_tokens, positions, *, block_size=None):
         first = listed[0, 0, 0]
         shifted = (np.where(stops > 0, first + x, np.int32(0)) for x in (np.int32(0), stops))
         columns = Ranges((n, n), *shifted, block_size=size)
+    return Pattern.from_parts([columns, _rows(listed, n, size)], (n, n), batch)
+
+
+def global_queries(n_tokens, positions, *, block_size=None):
+    """The rows alone: global tokens attend every token, the others nothing; arguments as in `global_tokens`."""
+    n = checking.count(n_tokens, "n_tokens")
+    listed = _listed(_flags(positions, n))
+    return Pattern.from_parts([_rows(listed, n, tiles(block_size))], (n, n), listed.shape[0])
+
+
+def _rows(listed, n, size):
+    """Every key for each of the listed queries, as Ranges in their order."""
     whole = np.where(listed >= 0, np.int32(n), np.int32(0))
-    rows = Ranges((n, n), np.zeros_like(whole), whole, Order.listed(listed, n), None, block_size=size)
-    return Pattern.from_parts([columns, rows], (n, n), batch)
+    return Ranges((n, n), np.zeros_like(whole), whole, Order.listed(listed, n), None, block_size=size)
 
 
 def _flags(positions, n):

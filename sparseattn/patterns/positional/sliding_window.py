@@ -35,9 +35,17 @@ def sliding_window(n_queries, n_keys=None, *, left, right=0, dilation=1, offset=
 
     Notes
     -----
-    Query i attends key ``j = i + offset + dilation * t`` for every whole t with -left <= t <= right.
+    Query i attends key ``j = i + offset + dilation * t`` for every whole t with ``-left <= t <= right``.
     O(n_queries) to build. With dilation d, keys of different ``j mod d`` never meet, so the pattern is stored in the
-    order of these classes, where it is a plain window.
+    order of these classes, where it is a plain window; `density_in_tiles` is over 0.6 for windows of 128 keys. The same
+    d > 1 in every head and layer never exchanges anything between classes.
+
+    FlashAttention's ``window_size=(left, right)`` means the same. Mistral's text has W + 1 keys, its code W; a causal
+    ``LocalAttention(window_size=w)`` of xFormers has ``left=w``; Longformer counts the whole window, ``left = right =
+    window // 2``.
+
+    A step of decoding for caches of `lengths` tokens in one batch, the new one included, in arrays of `capacity` slots:
+    ``sliding_window(1, capacity, left=..., offset=[n - 1 for n in lengths])``. Slots behind them are not read.
 
     References
     ----------

@@ -1,0 +1,7 @@
+"""Attention that is not one softmax over one set of pairs, built from `attend`: each gives its result and its vjp."""
+
+from sparseattn.variants.axial_sum import axial_sum
+from sparseattn.variants.etc import etc
+from sparseattn.variants.longformer import longformer
+
+__all__ = ["axial_sum", "etc", "longformer"]
