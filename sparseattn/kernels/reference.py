@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparseattn.index_ops.algebra import as_blocks
+from sparseattn.index_ops.pairs import without_repeats
 from sparseattn.options import PLAIN
 from sparseattn.xp import compute_dtype, namespace
 
@@ -131,11 +133,12 @@ def _heads(q, k, v, pattern, scale, options):
 
 
 def _counts(pattern, q, dtype):
-    """How many parts hold each pair, (1 | batch, 1 | n_heads, n_queries, n_keys)."""
+    """How often the parts hold each pair, (1 | batch, 1 | n_heads, n_queries, n_keys)."""
     pattern = pattern.to("cpu")
     counts = np.zeros((pattern.batch, pattern.n_heads) + pattern.shape, dtype)
     for part in pattern.parts:
-        counts += replace(pattern, parts=(part,)).to_dense()
+        for piece in without_repeats(as_blocks(part)):
+            counts += replace(pattern, parts=(piece,)).to_dense()
     return namespace(q).asarray(counts)
 
 

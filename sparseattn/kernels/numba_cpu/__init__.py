@@ -6,6 +6,7 @@ Everything that imports Numba is imported on first use: `import sparseattn` does
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 
 from sparseattn.kernels.numba_cpu import layout
@@ -34,16 +35,18 @@ def _why_not_of(dtype):
 
 def forward(q, k, v, pattern, *, scale, out=None, options=PLAIN):
     """out (batch, n_heads, n_queries, v_dim) and lse (batch, n_heads, n_queries) of a checked call."""
-    from sparseattn.kernels.numba_cpu import launch_forward
-
-    return launch_forward.forward(q, k, v, pattern, scale, out, options)
+    return _launcher("forward")(q, k, v, pattern, scale, out, options)
 
 
 def backward(dout, q, k, v, out, lse, pattern, *, scale, dlse=None, options=PLAIN):
     """dq, dk, dv of a checked call, each like its input, and the gradients of the bias' values and of the sinks."""
-    from sparseattn.kernels.numba_cpu import launch_backward
+    return _launcher("backward")(dout, q, k, v, out, lse, pattern, scale, dlse, options)
 
-    return launch_backward.backward(dout, q, k, v, out, lse, pattern, scale, dlse, options)
+
+@functools.cache
+def _launcher(name):
+    """The function that runs a `name` call, imported on first use."""
+    return getattr(importlib.import_module(f"sparseattn.kernels.numba_cpu.launch_{name}"), name)
 
 
 def estimate(q, k, v, pattern, *, backward=False):

@@ -81,7 +81,7 @@ def tile_width(block, n_slots, lanes):
 def threads_of(q, v, pattern, backward):
     """Threads of a call: one where its predicted time would not pay for waking others."""
     n = n_threads()
-    few = q.shape[0] * q.shape[1] * pattern.shape[0] * pattern.shape[1] < FEW_PAIRS  # too few, whatever the pattern
+    few = q.shape[0] * q.shape[1] * pattern.shape[0] * pattern.shape[1] <= FEW_PAIRS  # too few, whatever the pattern
     if n > 1 and (few or cost.seconds(q, v, pattern, VECTOR_BITS, backward) < HAND_OVER):
         return 1
     return n

@@ -37,7 +37,7 @@ def forward(q, k, v, pattern, scale, out, options):
         places = layout.places(part, q.shape[0], q.shape[1], k.shape[1], pattern.n_heads)
         run_part = _rows if part.block_size[0] == 1 else _tiles
         run_part(name, q, k, v, part, places, scale, in_lanes, to, carry, lse, resumes, keeps, threads)
-    if not np.may_share_memory(to, out):
+    if to is not out and not np.may_share_memory(to, out):
         out[...] = to.view(out.dtype)
     return out, lse
 

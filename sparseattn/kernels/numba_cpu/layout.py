@@ -6,8 +6,9 @@ queries; for the backward the part is transposed first, and they are keys.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,8 +29,7 @@ NONE = np.empty(0, np.int32)
 SHARED = (((1, 1), 0),) * 3  # lead axes and size of what all batch items and heads have in common
 
 
-@dataclass(frozen=True, eq=False)
-class Flat:
+class Flat(NamedTuple):
     """A structure as flat arrays. Empty lists: no mask, or slot = token."""
 
     indptr: Array  # int64
@@ -41,8 +41,7 @@ class Flat:
     col_order: Array  # int32
 
 
-@dataclass(frozen=True, eq=False)
-class Places:
+class Places(NamedTuple):
     """Which heads of a call a part is about, and where what it keeps for each of them begins."""
 
     heads: Array  # int32 (n,)
@@ -51,16 +50,14 @@ class Places:
     largest: int  # heads of a bundle
 
 
-@dataclass(frozen=True, eq=False)
-class Work:
+class Work(NamedTuple):
     """Work items (first row, row after the last, segment, segments of the row, number of its first), longest first."""
 
     items: Array  # int64 (n_items, 5)
     n_segments: int  # of all cut rows
 
 
-@dataclass(frozen=True, eq=False)
-class Sums:
+class Sums(NamedTuple):
     """For each token the rows of a buffer that belong to it, in the order in which they are added."""
 
     ptr: Array  # int64 (n_leads, n_tokens + 1)
@@ -68,8 +65,7 @@ class Sums:
     n_rows: int  # of the buffer
 
 
-@dataclass(frozen=True, eq=False)
-class Chunks:
+class Chunks(NamedTuple):
     """Owners of dq: each walks some columns of blocks of keys and adds to the blocks of queries it touches."""
 
     columns: Array  # int64 (n_columns, 3): column, segment, segments of the column
