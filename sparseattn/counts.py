@@ -9,6 +9,15 @@ from sparseattn.index_ops.axes import widened
 from sparseattn.pattern import Pattern
 
 
+def repeating(parts, shape, batch, n_heads) -> Pattern:
+    """BlockCSRs in which a pair stands as often as it counts, as a pattern: for backends alone, it breaks
+    `Pattern.check`."""
+    made = Pattern(tuple(parts), shape, batch, n_heads)
+    # tiles() would join the parts of one order, and with them the copies of a pair
+    made.memo.get("tiles", lambda: made.parts)
+    return made
+
+
 class Counts:
     """What `sparseattn.bias.log_count` returns: how often the pairs of a call's pattern count.
 
@@ -45,11 +54,8 @@ class Counts:
     def _make(self, pattern):
         met = [p & pattern for p in self.patterns]
         n_heads = max(p.n_heads for p in met)
-        parts = tuple(widened(part, p.n_heads, n_heads) for p in met for part in p.tiles())
-        made = Pattern(parts, pattern.shape, max(p.batch for p in met), n_heads)
-        # tiles() would join the parts of one order, and with them the copies of a pair
-        made.memo.get("tiles", lambda: parts)
-        return made
+        parts = [widened(part, p.n_heads, n_heads) for p in met for part in p.tiles()]
+        return repeating(parts, pattern.shape, max(p.batch for p in met), n_heads)
 
     def _check(self, pattern, batch, n_heads):
         for p in self.patterns:

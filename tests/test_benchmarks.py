@@ -22,7 +22,7 @@ def found(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("suite", "comparison", "compare", "build"):
+        if name.split(".")[0] in ("suite", "comparison", "compare", "build", "content", "captured_mass"):
             del sys.modules[name]
 
 
@@ -91,7 +91,8 @@ def test_an_unknown_workload_is_refused():
 
 def test_the_table_of_builds_has_every_family():
     named = {name.split(",")[0].split(" ")[0] for name in importlib.import_module("suite.families").FAMILIES}
-    assert {family.removesuffix("_layout") for family in sa.patterns.__all__} <= named
+    families = {name for name in sa.patterns.__all__ if ".positional." in getattr(sa.patterns, name).__module__}
+    assert {family.removesuffix("_layout") for family in families} <= named
 
 
 def test_every_family_builds_within_the_bars():
@@ -119,3 +120,63 @@ def test_a_long_forward_is_timed_by_some_queries(monkeypatch):
     took, scaled = build.forward_seconds(sa.patterns.causal(1024))
     assert scaled and took > 0
     assert not build.forward_seconds(sa.patterns.sliding_window(1024, left=3))[1]
+
+
+def test_the_benchmark_of_choosing_runs(capsys):
+    content = importlib.import_module("content")
+    assert content.main(["--quick", "--one-thread", "--only", "xattention", "sparge"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["xattention", "sparge"]
+    with pytest.raises(SystemExit, match="no family begins with nothing; there are lsh, clusters"):
+        content.main(["--quick", "--only", "nothing"])
+
+
+def test_missed_bars_of_choosing_are_named(monkeypatch, capsys):
+    content = importlib.import_module("content")
+    monkeypatch.setattr(content, "N_TOKENS", 512)
+    monkeypatch.setattr(content, "LEAST_SPEEDUP", 1e9)
+    assert content.main(["--only", "xattention", "sparge"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "missed: xattention"
+
+
+def test_captured_mass_is_that_of_dense_attention():
+    """Random pairs hold their share, a window and the best keys what a plain sum says, a whole pattern all."""
+    captured_mass = importlib.import_module("captured_mass")
+    q, k = np.random.default_rng(0).standard_normal((2, 1, 2, 64, 8), dtype=np.float32)
+    families = {"all": {"": lambda q, k: sa.patterns.causal(64)},
+                "window": {"": lambda q, k: sa.patterns.sliding_window(64, left=4)}}
+    lines, curves = captured_mass.measure([(q, k)], families)
+    everything, window = lines["all", ""], lines["window", ""]
+    assert everything.mass == pytest.approx(1) and everything.random == everything.bound == pytest.approx(1, abs=1e-5)
+    assert window.pairs == 5 and window.mass == pytest.approx(window.window, abs=1e-6)
+    assert window.random == pytest.approx(np.mean(5 / np.arange(33, 65))) and window.random < window.mass < window.bound
+    s = (q @ k.swapaxes(2, 3) / np.sqrt(8))[:, :, 32:]
+    p = np.where(np.arange(64) <= np.arange(32, 64)[:, None], np.exp(s), 0)
+    best = np.sort(p, axis=-1)[..., -8:].sum(-1) / p.sum(-1)
+    assert curves[8][2] == pytest.approx(best.mean(), abs=1e-5)
+
+
+def test_balanced_vectors_keep_their_products_and_share_a_covariance():
+    content = importlib.import_module("suite.content")
+    rng = np.random.default_rng(0)
+    q, k = (rng.standard_normal((1, 3, 500, 8)) @ (np.eye(8) + 0.2 * rng.standard_normal((8, 8))) for _ in range(2))
+    a, b = content.balanced(q + 3, 2 * k - 1)
+    q, k = (x - x.mean(axis=2, keepdims=True) for x in (q, 2 * k))
+    np.testing.assert_allclose(a @ b.swapaxes(2, 3), q @ k.swapaxes(2, 3), atol=1e-9)
+    np.testing.assert_allclose(a.swapaxes(2, 3) @ a, b.swapaxes(2, 3) @ b, rtol=1e-6, atol=1e-6)
+
+
+def test_captured_mass_runs(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
+    captured_mass = importlib.import_module("captured_mass")
+    every, layers = captured_mass.sizes, captured_mass.layers
+    monkeypatch.setattr(captured_mass, "QUICK", 256)
+    monkeypatch.setattr(captured_mass, "layers", lambda tokens: layers(tokens)[:1])
+    monkeypatch.setattr(captured_mass, "sizes", lambda n: {family: dict([next(iter(sized.items()))])
+                                                           for family, sized in every(n).items()})
+    assert captured_mass.main(["--quick", "--plot", str(tmp_path / "mass.png")]) == 0
+    assert (tmp_path / "mass.png").stat().st_size > 10000
+    out = capsys.readouterr().out
+    assert all(title in out for title in ("topics in any order", "topics in passages", "demo model, prose"))
+    with pytest.raises(SystemExit, match="no text is named 'verse'; there are prose, code, copy"):
+        captured_mass.main(["--quick", "--text", "verse"])

@@ -4,7 +4,7 @@ it.
 The number of a cell is ``((b * heads + h) * n_rows + row) * n_cols + col``, so sorted numbers are sorted rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,12 @@ def _live_in_list(order, block):
 def from_cells(cells):
     """The canonical BlockCSR: no empty block, whole blocks unmasked, masks distinct and used."""
     numbers, ids, masks = _settle(cells)
-    n_rows = cells.grid[0]
+    return as_structure(replace(cells, numbers=numbers, ids=ids, masks=masks))
+
+
+def as_structure(cells):
+    """The BlockCSR of cells that are canonical already."""
+    numbers, ids, n_rows = cells.numbers, cells.ids, cells.grid[0]
     lines = cells.lead[0] * cells.lead[1] * n_rows
     line, col = np.divmod(numbers, max(cells.grid[1], 1))
     indptr = np.zeros(lines + 1, np.int64)
@@ -114,7 +119,7 @@ def from_cells(cells):
     masked = bool(ids.any())
     return BlockCSR(
         cells.shape, tuple(cells.block_size), np.concatenate([starts, stops], axis=2), col.astype(np.int32),
-        ids if masked else None, masks if masked else None, cells.q_order, cells.k_order, cells.heads,
+        ids if masked else None, cells.masks if masked else None, cells.q_order, cells.k_order, cells.heads,
     )
 
 

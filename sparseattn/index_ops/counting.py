@@ -41,3 +41,36 @@ def write_dense(dense, part):
     part = spread(as_blocks(part), *dense.shape[:2])
     for b, h, q, k in pairs(part, dense.shape[:2]):
         dense[b, h, q, k] = True
+
+
+def write_reached(reached, part):
+    """Set the queries that have keys in a part, in bool (batch, n_heads, n_queries). O(blocks)."""
+    part = spread(part, *reached.shape[:2])
+    slots = _slots_of_ranges(part) if isinstance(part, Ranges) else _slots_of_blocks(part)
+    heads = np.arange(reached.shape[1]) if part.heads is None else part.heads
+    tokens = np.arange(part.n_q_slots) if part.q_order is None else part.q_order.listing()
+    lead = np.broadcast_shapes(slots.shape[:2], tokens.shape[:-1] if tokens.ndim == 3 else (1, 1))
+    slots, tokens = (np.broadcast_to(x, lead + x.shape[-1:]) for x in (slots, tokens))
+    for b, h in np.ndindex(reached.shape[0], heads.size):
+        at = b % lead[0], h * lead[1] // heads.size
+        reached[b, heads[h], tokens[at][slots[at] & (tokens[at] >= 0)]] = True
+
+
+def _slots_of_ranges(part):
+    """Which query slots have keys, bool (1 | batch, 1 | heads, n_q_slots)."""
+    starts, stops = part.starts, part.stops
+    if part.k_order is not None:
+        before = count_before(part.k_order.listing() >= 0)
+        starts, stops = take_slots(before, starts), take_slots(before, stops)
+    return stops > starts
+
+
+def _slots_of_blocks(part):
+    cells = to_cells(part)
+    some, which, kinds = live_kinds(cells)
+    rows = [wanted.any(axis=2) for wanted, _ in kinds]
+    b, h, row, _ = (x[some] for x in cells.coordinates())
+    found = np.zeros((*cells.lead, cells.grid[0], part.block_size[0]), bool)
+    if rows:
+        np.logical_or.at(found, (b, h, row), np.concatenate(rows)[which])
+    return found.reshape(*cells.lead, -1)[..., : part.n_q_slots]

@@ -10,7 +10,7 @@ import numpy as np
 from sparseattn.index_ops.algebra import as_tiles, compact, difference, intersection
 from sparseattn.index_ops.axes import widened
 from sparseattn.index_ops.blocks import reblock
-from sparseattn.index_ops.counting import count_pairs, write_dense
+from sparseattn.index_ops.counting import count_pairs, write_dense, write_reached
 from sparseattn.index_ops.transpose import transposed
 from sparseattn.pattern import checking, devices, files, picture, words
 from sparseattn.pattern.builders import Builders
@@ -65,6 +65,17 @@ class Pattern(Builders):
             copies = (self.batch // part.indptr.shape[0]) * (heads // part.indptr.shape[1])
             stored += part.n_blocks * part.block_size[0] * part.block_size[1] * copies
         return self.nnz / stored if stored else 1.0
+
+    @property
+    def uncovered(self) -> np.ndarray:
+        """Bool (batch, n_heads, n_queries) over the pattern's own axes: queries without a key, whose output is 0."""
+        return self.memo.get("uncovered", self._find_uncovered)
+
+    def _find_uncovered(self):
+        reached = np.zeros((self.batch, self.n_heads, self.shape[0]), bool)
+        for part in self.parts:
+            write_reached(reached, part)
+        return ~reached
 
     def __or__(self, other: Pattern) -> Pattern:
         """Pairs in either pattern. Whole parts in the natural order are kept, the other side's parts give way."""
@@ -191,9 +202,11 @@ class Pattern(Builders):
         Returns
         -------
         Pattern
-            This one if it is there already, else a copy.
+            This one if it is there already, else a copy; kept, so that asking again costs nothing.
         """
-        return devices.move(self, device)
+        if device == self.device:
+            return self
+        return self.memo.get(("on", device), lambda: devices.move(self, device))
 
     @property
     def device(self) -> str:

@@ -7,11 +7,9 @@ from sparseattn.xp import converter
 
 
 def move(pattern, device):
-    """The pattern with its arrays on "cpu" or "cuda"; itself, where they are there already."""
+    """The pattern with its arrays on "cpu" or "cuda"."""
     if device not in ("cpu", "cuda"):
         raise ValueError(f'device is {device!r}; expected "cpu" or "cuda"')
-    if device == device_of(pattern):
-        return pattern
     return replace(pattern, parts=tuple(_converted(p, converter(device)) for p in pattern.parts))
 
 

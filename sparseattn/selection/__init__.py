@@ -1,0 +1,1 @@
+"""Choosing by content, at the level of arrays: pooled blocks, best scores, sorted classes."""
