@@ -40,6 +40,9 @@ VARIANTS = {
     "reformer": Variant(
         "out, vjp = variants.reformer(q, v, n_buckets=8, n_hashes=2, chunk_length=8)",
         {"one array is q and k": "patterns.lsh(q, n_buckets=8, n_hashes=2, chunk_length=8)"}),
+    "routing": Variant(
+        "out, vjp = variants.routing(q, k, v, means, window=8)",
+        {"of a token's clusters the mean is taken": "patterns.clusters(q, k, means, window=8)"}),
     "nsa": Variant(
         "out, vjp = variants.nsa(q, k, v, k[3::4], v[3::4], gates, compress_block=4, compress_stride=4, "
         "select_block=4, n_selected=5, window=8)",

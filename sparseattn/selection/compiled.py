@@ -57,7 +57,8 @@ def top_of_rows(scores, limits, chosen):
                     least, n = keep_best(values, cols, keys, n, k), k
         if n > k:
             keep_best(values, cols, keys, n, k)
-        chosen[row, : min(n, k)] = cols[: min(n, k)]
+        for i in range(min(n, k)):
+            chosen[row, i] = cols[i]
 
 
 @njit(cache=True, nogil=True)
@@ -123,27 +124,28 @@ def strongest(projected, factors, tokens, turns, slack, buckets):
     projected: products of tokens (n, .., 8) and turns (n_hashes, columns, .., 8) to within slack (n_hashes, n); where
     two are as near as that they are computed again, in one order.
     """
-    n = projected.shape[2]
-    best, second, acc = np.empty(n, projected.dtype), np.empty(n, projected.dtype), np.empty(8, projected.dtype)
-    code = np.empty(n, np.int32)
+    size, acc = 1024, np.empty(8, projected.dtype)  # tokens whose best lie in the nearest cache
+    best, second, code = np.empty(size, projected.dtype), np.empty(size, projected.dtype), np.empty(size, np.int32)
     for r in range(projected.shape[0]):
         first, weight = 0, np.int32(1)
         for factor in factors:
             half = np.int32(factor // 2)
-            best[:], second[:], code[:] = -1, 0, 0
-            for c in range(half):
-                for t in range(n):
-                    y = projected[r, first + c, t]
-                    own = np.int32(c) if y >= 0 else np.int32(c + half)
-                    larger = abs(y) > best[t]
-                    less = best[t] if larger else abs(y)
-                    second[t] = less if less > second[t] else second[t]
-                    best[t] = abs(y) if larger else best[t]
-                    code[t] = own if larger else code[t]
-            for t in range(n):
-                if not best[t] - second[t] > slack[r, t]:
-                    code[t] = _bucket(tokens[t], turns[r, first : first + half], acc)
-                buckets[r, t] += weight * code[t]
+            for begin in range(0, projected.shape[2], size):
+                best[:], second[:], code[:] = -1, 0, 0
+                for c in range(half):
+                    column = projected[r, first + c, begin : begin + size]
+                    for t in range(column.size):
+                        y = column[t]
+                        larger = abs(y) > best[t]
+                        less = best[t] if larger else abs(y)
+                        second[t] = less if less > second[t] else second[t]
+                        best[t] = abs(y) if larger else best[t]
+                        own = np.int32(c) if y >= 0 else np.int32(c + half)
+                        code[t] = own if larger else code[t]
+                for t in range(min(size, projected.shape[2] - begin)):
+                    if not best[t] - second[t] > slack[r, begin + t]:
+                        code[t] = _bucket(tokens[begin + t], turns[r, first : first + half], acc)
+                    buckets[r, begin + t] += weight * code[t]
             first, weight = first + half, np.int32(weight * factor)
 
 

@@ -21,7 +21,7 @@ def hash_buckets(x, rotations, factors, heads):
     the dtype that x is computed in; heads: which head of x each of them takes. A factor f has f / 2 columns and the number of the largest of [y, -y],
     ties to the lower one; the first factor counts least.
     """
-    from sparseattn.selection.compiled import strongest
+    from sparseattn.selection.compiled import inverse_lengths, strongest
 
     (_, n_heads, head_dim, n_hashes, columns), (batch, _, n, _) = rotations.shape, x.shape
     dtype, buckets = compute_dtype(x.dtype), np.zeros((batch, n_heads, n_hashes, n), np.int32)
@@ -32,8 +32,10 @@ def hash_buckets(x, rotations, factors, heads):
         for at in range(0, n, step):
             tokens = in_eights(x[b, heads[h], at : at + step], dtype)
             flat = tokens.reshape(len(tokens), -1)
-            with np.errstate(over="ignore", invalid="ignore"):  # such a token goes to a bucket like any other
-                slack = np.outer(reach, np.sqrt(np.einsum("td,td->t", flat, flat))).astype(dtype)
+            inverse = np.empty(len(flat), dtype)
+            inverse_lengths(flat, inverse)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # such a token has a bucket like others
+                slack = (reach[:, None] / inverse).astype(dtype)
                 projected = (turns.reshape(n_hashes * columns, -1) @ flat.T).reshape(n_hashes, columns, -1)
             strongest(projected, factors, tokens, turns, slack, buckets[b, h, :, at : at + step])
     return buckets
