@@ -15,6 +15,7 @@ import oracle
 import pytest
 
 from sparseattn.kernels import numba_cpu
+from sparseattn.index_ops.masks import pack
 from sparseattn.kernels.numba_cpu import layout, threads
 from sparseattn.pattern import Pattern
 from sparseattn.structure import BlockCSR, Order
@@ -481,17 +482,18 @@ def test_tanh(registers, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_exp_of_scores(registers, dtype):
-    finfo = np.finfo(dtype)
-    x = np.random.default_rng(0).uniform(finfo.minexp * np.log(2), 0, 1 << 14).astype(dtype)
+    from sparseattn.kernels.numba_cpu.lanewise import LOWEST
+
+    lowest = LOWEST[8 * np.dtype(dtype).itemsize]
+    x = np.random.default_rng(0).uniform(lowest, 0, 1 << 13).astype(dtype)
     x[:1024] = np.linspace(-1, 0, 1024)
-    x = x[x > (finfo.minexp + 1) * np.log(2)][: 1 << 13]
     got = np.empty_like(x)
     registers["exp"](x, got)
     exact = np.exp(x.astype(np.longdouble))
     units = np.abs(got - exact) / np.spacing(exact.astype(dtype))
     assert (units < 1.3 - x / 4).all()  # that log2(e) is rounded counts with x
     special = np.full(16, -np.inf, dtype)
-    special[:4] = [0, np.nan, finfo.minexp - 1, -1e30]
+    special[:6] = [0, np.nan, np.nextafter(dtype(lowest), dtype(-np.inf)), 1.25 * lowest, 2 * lowest, -1e30]
     got = np.empty_like(special)
     registers["exp"](special, got)
     assert got[0] == 1 and np.isnan(got[1])
@@ -543,3 +545,13 @@ def test_lanes_are_chosen_by_bits(registers):
         a, b = np.ones(lanes, np.float32), np.full(lanes, -np.inf, np.float32)
         registers["choose"](np.uint16(bits), a, b)
         np.testing.assert_array_equal(a == 1, [bool(bits >> i & 1) for i in range(lanes)])
+
+
+@pytest.mark.parametrize("block_q, block_k", [(64, 64), (16, 64), (33, 70), (1, 5), (128, 32), (48, 96)])
+def test_many_masks_are_turned_like_few(block_q, block_k, monkeypatch):
+    bits = np.random.default_rng(block_q).random((40, block_q, block_k)) < 0.2
+    bits[3], bits[:, :, :4] = False, False
+    few = layout._lane_masks(pack(bits), block_k)
+    monkeypatch.setattr(layout, "MANY", 0)
+    for got, expected in zip(layout._lane_masks(pack(bits), block_k), few):
+        assert got.dtype == expected.dtype and np.array_equal(got, expected)

@@ -16,18 +16,23 @@ _EXP2 = {
 }
 
 
+# e**x of a smaller x is 0: far below what rounds, and far above where products of it would be subnormal, for which
+# some processors take a hundred cycles each.
+LOWEST = {32: -69.0, 64: -660.0}
+
+
 def exp_of(builder, value, bits):
-    """e**value for value <= 0; exactly 0 from about the smallest normal number down, -inf included; NaN passes.
+    """e**value for value <= 0; exactly 0 below LOWEST, -inf included; NaN passes.
 
     Adding 1.5 * 2**mantissa + bias rounds x log2(e) to an integer n and leaves n + bias in the low bits: shifted up
-    they are 2**n, or 0 where n = -bias. So nothing has to be selected or converted.
+    they are 2**n, or 0 where n = -bias. So nothing has to be selected or converted at the end.
     """
     kind = value.type
     integer = ir.VectorType(ir.IntType(bits), kind.count)
     mantissa, bias = (23, 127) if bits == 32 else (52, 1023)
     log2e, rounder = constant(kind, 1.4426950408889634), constant(kind, 1.5 * 2**mantissa + bias)
-    lowest = constant(kind, (0.25 - bias) * 0.6931471805599453)  # rounds to n = -bias
-    clamped = builder.select(builder.fcmp_ordered(">", lowest, value), lowest, value)
+    nothing = constant(kind, (0.25 - bias) * 0.6931471805599453)  # rounds to n = -bias
+    clamped = builder.select(builder.fcmp_ordered("<", value, constant(kind, LOWEST[bits])), nothing, value)
     shifted = call(builder, "fmuladd", clamped, log2e, rounder)
     rest = call(builder, "fmuladd", clamped, log2e, builder.fsub(rounder, shifted))
     coefficients = _EXP2[bits]

@@ -25,6 +25,7 @@ CHUNK_PAIRS = 1 << 19  # ... at least these pairs
 FEW = 8  # chunks whatever they touch; more only while all together touch each query FEW / 2 times
 PIECE = 1 << 24  # bits of masks unpacked at a time
 KEPT = 1 << 11  # bytes of masks up to which what is made of them is kept for the next part
+MANY = 1 << 18  # bytes of masks from which a compiled loop turns them
 NONE = np.empty(0, np.int32)
 SHARED = (((1, 1), 0),) * 3  # lead axes and size of what all batch items and heads have in common
 
@@ -121,18 +122,29 @@ def _masks_of(part):
 def _lane_masks(packed, block_k):
     """Masks with a row of bits per token slot, uint16, and the live span of each, int32; both flat."""
     n_masks, block_q, _ = packed.shape
-    masks = np.zeros((n_masks, block_k, -(-block_q // WORD)), "<u2")
-    live, target = np.empty((n_masks, block_k), bool), masks.view(np.uint8)
-    step = max(PIECE // (block_q * block_k), 1)
-    for at in range(0, n_masks, step):
-        bits = np.unpackbits(packed[at:at + step].view(np.uint8), axis=2, count=block_k, bitorder="little")
-        words = np.packbits(bits.swapaxes(1, 2), axis=2, bitorder="little")
-        target[at:at + step, :, :words.shape[2]] = words
-        words.any(axis=2, out=live[at:at + step])
+    masks, live = np.zeros((n_masks, block_k, -(-block_q // WORD)), "<u2"), np.zeros((n_masks, block_k), bool)
+    if packed.nbytes >= MANY:
+        from sparseattn.kernels.numba_cpu.lane_masks import turn_masks
+
+        masks = masks.view(np.uint16)
+        turn_masks(packed.astype(np.uint32, copy=False), masks, live)
+    else:
+        _turn_few(packed, masks, live)
     spans = np.empty((n_masks, 3), np.int32)
     spans[:, 0], spans[:, 1] = live.argmax(axis=1), block_k - live[:, ::-1].argmax(axis=1)
     spans[:, 2] = live.sum(axis=1) < spans[:, 1] - spans[:, 0]
     return masks.astype(np.uint16, copy=False).reshape(-1), spans.reshape(-1)
+
+
+def _turn_few(packed, masks, live):
+    """What `turn_masks` does, without compiling it."""
+    block_q, block_k = packed.shape[1], live.shape[1]
+    step, target = max(PIECE // (block_q * block_k), 1), masks.view(np.uint8)
+    for at in range(0, len(packed), step):
+        bits = np.unpackbits(packed[at:at + step].view(np.uint8), axis=2, count=block_k, bitorder="little")
+        words = np.packbits(bits.swapaxes(1, 2), axis=2, bitorder="little")
+        target[at:at + step, :, :words.shape[2]] = words
+        words.any(axis=2, out=live[at:at + step])
 
 
 @lru_cache(maxsize=256)

@@ -9,8 +9,8 @@ from collections import namedtuple
 from sparseattn.kernels.numba_cpu import terms
 from sparseattn.kernels.numba_cpu.compile import step
 from sparseattn.kernels.numba_cpu.lanewise import dropped, tanh
-from sparseattn.kernels.numba_cpu.simd import (add, data, fma, lanes_of, load, mul, reverse, shift, splat, store, sub,
-                                               sum_of_lanes, transpose)
+from sparseattn.kernels.numba_cpu.simd import (add, data, first_lane, fma, lanes_of, load, mul, reverse, shift, slide,
+                                               splat, store, sub, sum_of_lanes, transpose)
 
 # of one head: `active`: scores are more than scale * q.k; `codes` and `words` of the lanes, and `spare`, lie in scratch
 Shaping = namedtuple("Shaping", "active softcap biased labelled values labels row_codes lane_codes moved low high "
@@ -170,24 +170,74 @@ def add_bias_gradient(to, ds, stride, width, n, rows, shaping):
     lanes = lanes_of(ds)
     for col in range(0, width, lanes):
         way = lane_run(shaping, col, lanes)
-        for row in range(n):
-            if rows[row] < 0:
-                continue
+        row = 0
+        while row < n:
             at = row * stride + col
-            code = shaping.row_codes[rows[row]] + shaping.moved
-            if way == UP:
-                place = limited(code + shaping.codes[col], shaping)
-                store(to, place, add(load(to, place), load(ds, at)))
-            elif way == DOWN:
-                place = limited(code + shaping.codes[col] - lanes + 1, shaping)
-                store(to, place, add(load(to, place), reverse(load(ds, at))))
-            elif way == SAME:
-                to[limited(code + shaping.codes[col], shaping)] += sum_of_lanes(load(ds, at))
-            else:
-                for i in range(lanes):
-                    token = shaping.tokens[col + i]
-                    if token >= 0:
-                        to[place_of(code + shaping.codes[col + i], rows[row], token, shaping)] += ds[at + i]
+            code = shaping.row_codes[max(rows[row], 0)] + shaping.moved
+            place = code + shaping.codes[col] - (lanes - 1 if way == DOWN else 0)
+            size, turn = 1, 0
+            if way == UP or way == DOWN:
+                size, turn = diagonal_run(shaping, rows, row, n, place)
+            if size > 1:
+                add_diagonals(to, place, turn, ds, at, stride, size, way != turn, shaping.spare)
+            elif rows[row] >= 0:
+                place = limited(place, shaping)
+                if way == UP:
+                    store(to, place, add(load(to, place), load(ds, at)))
+                elif way == DOWN:
+                    store(to, place, add(load(to, place), reverse(load(ds, at))))
+                elif way == SAME:
+                    to[place] += sum_of_lanes(load(ds, at))
+                else:
+                    for i in range(lanes):
+                        token = shaping.tokens[col + i]
+                        if token >= 0:
+                            to[place_of(code + shaping.codes[col + i], rows[row], token, shaping)] += ds[at + i]
+            row += size
+
+
+@step
+def diagonal_run(shaping, rows, row, n, place):
+    """Rows from `row` on whose codes go up by 1, or down, and which way; 1 where it is only one or a place, the first
+    row's being `place`, is out of reach."""
+    if rows[row] < 0 or row + 1 >= n or rows[row + 1] < 0:
+        return 1, 0
+    first = shaping.row_codes[rows[row]]
+    turn = shaping.row_codes[rows[row + 1]] - first
+    if turn != 1 and turn != -1:
+        return 1, 0
+    most = (shaping.high - place if turn > 0 else place - shaping.low) if shaping.low <= place <= shaping.high else 0
+    lanes = lanes_of(shaping.values)
+    size, most = 1, min(most, n - row, 2 * lanes * lanes)  # of those that `spare` holds
+    while size < most and rows[row + size] >= 0 and shaping.row_codes[rows[row + size]] == first + turn * size:
+        size += 1
+    return size, turn
+
+
+@step
+def add_diagonals(to, place, turn, ds, at, stride, size, reverses, edges):
+    """to[place + turn * row + lane] += ds[row, lane], lanes in the opposite order if `turn` and theirs differ.
+
+    A register moves along `to` with the rows: each sum leaves it complete, into `edges`, at the end it moves away from.
+    Adding each row to memory would read what the row before wrote a place beside, which processors wait for.
+    """
+    lanes = lanes_of(ds)
+    sums = splat(ds, 0)
+    for row in range(size):
+        here = load(ds, at + row * stride)
+        sums = add(sums, reverse(here) if reverses else here)
+        edges[row if turn > 0 else size - 1 - row] = first_lane(sums)
+        sums = slide(sums)
+    begin = place if turn > 0 else place + lanes - size
+    i = 0
+    while i + lanes <= size:
+        store(to, begin + i, add(load(to, begin + i), load(edges, i)))
+        i += lanes
+    while i < size:
+        to[begin + i] += edges[i]
+        i += 1
+    end = place + turn * size
+    store(to, end, add(load(to, end), sums if turn > 0 else reverse(sums)))
 
 
 @step

@@ -295,6 +295,24 @@ def reverse(typingctx, x):
 
 
 @intrinsic
+def slide(typingctx, x):
+    """Every lane but the first one place down, and 0 in the last."""
+
+    def codegen(context, builder, sig, args):
+        zero = ir.Constant(args[0].type, [0.0] * x.lanes)
+        further = ir.Constant(ir.VectorType(ir.IntType(32), x.lanes), list(range(1, x.lanes + 1)))
+        return builder.shuffle_vector(args[0], zero, further)
+
+    return x(x), codegen
+
+
+@intrinsic
+def first_lane(typingctx, x):
+    """The number in the first lane."""
+    return x.dtype(x), lambda context, builder, sig, args: builder.extract_element(args[0], ir.IntType(32)(0))
+
+
+@intrinsic
 def fetch_add(typingctx, pointer, amount):
     """Atomically pointer[0] += amount; returns the old value. What was written before is seen by who adds after."""
 
