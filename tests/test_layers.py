@@ -30,8 +30,10 @@ LAYERS = (
     ("sparseattn.cli", "sparseattn.demo"),
 )
 
-# one import is against the direction: Pattern.prepare names a backend, inside the function
-ALLOWED = {("sparseattn.pattern.core", "sparseattn.dispatch")}
+# two imports are against the direction, inside functions: Pattern.prepare names a backend, and choosing by content
+# uses as many threads as the user allows
+ALLOWED = {("sparseattn.pattern.core", "sparseattn.dispatch"),
+           ("sparseattn.selection.sharing", "sparseattn.kernels.numba_cpu.threads")}
 
 # package: (where it may be imported at all, where at the top of a module)
 HEAVY = {

@@ -14,8 +14,8 @@ import numpy as np
 import oracle
 import pytest
 
-from sparseattn.kernels import numba_cpu
 from sparseattn.index_ops.masks import pack
+from sparseattn.kernels import numba_cpu
 from sparseattn.kernels.numba_cpu import layout, threads
 from sparseattn.pattern import Pattern
 from sparseattn.structure import BlockCSR, Order

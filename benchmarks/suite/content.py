@@ -64,10 +64,10 @@ def factors(n):
 
 
 def lsh(q, k, *, n_hashes, chunk_length):
-    """About two buckets a chunk, as recommended; causal."""
+    """About two buckets a chunk, as recommended; causal. Where k is q, as published: no token is its own key."""
     n_buckets = 2 * (k.shape[-2] // chunk_length)
-    return patterns.lsh(q, k, n_buckets=factors(n_buckets) if n_buckets > 64 else n_buckets, n_hashes=n_hashes,
-                        chunk_length=chunk_length, causal=True)
+    return patterns.lsh(q, None if k is q else k, n_buckets=factors(n_buckets) if n_buckets > 64 else n_buckets,
+                        n_hashes=n_hashes, chunk_length=chunk_length, causal=True)
 
 
 def clusters(q, k, *, window, means=None):

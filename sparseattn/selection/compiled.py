@@ -174,7 +174,7 @@ def slots_of_tokens(tokens, slots):
 
 
 @njit(cache=True, nogil=True)
-def _turn(bits):
+def turn_bits(bits):
     """Exchange rows and columns of 32 x 32 bits, uint32 (32,), low bit first: halves, quarters, ... change places."""
     step, mask = 16, np.uint32(0xFFFF)
     while step:
@@ -237,7 +237,7 @@ def _turn_tile(turned, gone):
         for w in range(2):
             for j in range(32):
                 square[j] = np.uint32(turned[32 * w + j] >> np.uint64(32 * half))
-            _turn(square)
+            turn_bits(square)
             for i in range(32):
                 gone[32 * half + i, w] = square[i]
 
@@ -271,7 +271,7 @@ def rising_slots(tokens, n, rising):
 
 @njit(cache=True, nogil=True)
 def _past_bits(queries, q_rising, keys, k_rising, apart, past):
-    """past (tile, 2): which keys of a tile are not after each query, before it with `apart`; by merging both in order."""
+    """past (tile, 2): which keys of a tile are up to each query, before it with `apart`; by merging both in order."""
     p, first, second = 0, np.uint32(0), np.uint32(0)
     for i in q_rising:
         if i < 0:
@@ -291,14 +291,14 @@ def round_masks(r, q_slots, k_slots, q_chunks, k_chunks, q_buckets, k_buckets, n
     """masks (tiles of queries, tiles of keys that they see, tile, words) of the pairs of hash round r, and their states
     (tiles of queries, tiles of keys): -1 empty, 1 every pair of tokens, else 0.
 
-    q_slots, k_slots: (n_hashes, chunks of a round, pieces, tile), the token at each slot, -1 for nobody, tile <= 64;
-    q_chunks, k_chunks (n, n_hashes): the chunk of a token in each round, numbered over all rounds; q_buckets, k_buckets:
-    the same of its bucket, read where n_buckets > 0: then pairs of one bucket alone. window: chunks before, chunks
-    seen. rules: once (not what met in an earlier round or chunk), causal, apart (no token is its own key).
-    q_rising, k_rising: as from `rising_slots`, read with `causal`, tiles counted through a round. met[i] is set where query i has a key.
+    q_slots, k_slots: (n_hashes, chunks of a round, pieces, tile), the token at each slot, -1 for nobody, tile <= 64.
+    q_chunks, k_chunks: (n, n_hashes), the chunk of a token in each round, numbered over all rounds; q_buckets,
+    k_buckets: the same of its bucket, read where n_buckets > 0: then pairs of one bucket alone. window: chunks before,
+    chunks seen. rules: once (not what met in an earlier round or chunk), causal, apart (no token is its own key).
+    q_rising, k_rising: as from `rising_slots`, read with `causal`, tiles counted through a round. met[i] is set where
+    query i has a key.
     """
-    before, seen = window
-    once, causal, apart = rules
+    before, (once, causal, apart) = window[0], rules
     n_hashes, per_round, pieces, tile = q_slots.shape
     n_chunks, words, earlier = n_hashes * per_round, masks.shape[3], r if once else 0
     near = np.zeros(n_chunks, np.uint64)
@@ -362,7 +362,8 @@ def round_masks(r, q_slots, k_slots, q_chunks, k_chunks, q_buckets, k_buckets, n
 
 @njit(cache=True, nogil=True)
 def number_memberships(members, n_met, numbers):
-    """numbers[c, s]: in how many clusters before c token members[c, s] is; n_met (n,): in how many at all; -1: nobody."""
+    """numbers[c, s]: in how many clusters before c token members[c, s] is; n_met (n,): in how many at all. -1: nobody.
+    """
     n_met[:] = 0
     for c in range(members.shape[0]):
         for s in range(members.shape[1]):
@@ -485,9 +486,12 @@ def inverse_lengths(x, inverse):
 
 @njit(cache=True, nogil=True)
 def top_of_clusters(scores, factors, tokens, means, margins, chosen):
-    """As `top_of_rows`, of ``means[row] . tokens[col] * factors[col]``, each (.., 8) numbers. scores: these products to
-    within margins[row] / factor; those near the best are computed again, in one order, so that equal tokens tie: the k-th largest of the maxima of 4 k groups of columns is no more than the k-th best. A
-    factor of NaN: never chosen."""
+    """As `top_of_rows`, of ``means[row] . tokens[col] * factors[col]``, each (.., 8) numbers. A factor of NaN: never.
+
+    scores: products that times their factor are right to within margins[row] / 2; those near the best are computed
+    again, in one order, so that equal tokens tie. Most are passed over: the k-th largest of the maxima of 4 k groups of
+    columns is no more than the k-th best.
+    """
     k, n, lowest = chosen.shape[1], scores.shape[1], scores.dtype.type(-np.inf)
     size, acc = max(4 * k, 64), np.empty(8, scores.dtype)
     values, cols, keys = np.empty(n + size, np.float64), np.empty(n + size, np.int32), np.empty(n + size, np.int64)

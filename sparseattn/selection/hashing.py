@@ -18,14 +18,15 @@ def hash_buckets(x, rotations, factors, heads):
     """The bucket of each token in each round, int32 (batch, n_heads, n_hashes, n_tokens).
 
     x: (batch, any heads, n_tokens, head_dim); rotations: (1 | batch, n_heads, head_dim, n_hashes, columns), rounded to
-    the dtype that x is computed in; heads: which head of x each of them takes. A factor f has f / 2 columns and the number of the largest of [y, -y],
-    ties to the lower one; the first factor counts least.
+    the dtype that x is computed in; heads: which head of x each of them takes. A factor f has f / 2 columns and the
+    number of the largest of [y, -y], ties to the lower one; the first factor counts least.
     """
     from sparseattn.selection.compiled import inverse_lengths, strongest
 
     (_, n_heads, head_dim, n_hashes, columns), (batch, _, n, _) = rotations.shape, x.shape
     dtype, buckets = compute_dtype(x.dtype), np.zeros((batch, n_heads, n_hashes, n), np.int32)
     step, factors = max(CHUNK // (n_hashes * columns), 64), np.array(factors, np.int64)
+    products = np.empty((n_hashes * columns, min(step, n)), dtype)
     for b, h in np.ndindex(batch, n_heads):
         turns = in_eights(rotations[b % len(rotations), h].transpose(1, 2, 0), dtype)
         reach = rounding(head_dim, dtype) * np.sqrt((turns * turns).sum(axis=(2, 3)).max(axis=1))
@@ -34,8 +35,10 @@ def hash_buckets(x, rotations, factors, heads):
             flat = tokens.reshape(len(tokens), -1)
             inverse = np.empty(len(flat), dtype)
             inverse_lengths(flat, inverse)
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # such a token has a bucket like others
+            # a token that overflows has a bucket like any other
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 slack = (reach[:, None] / inverse).astype(dtype)
-                projected = (turns.reshape(n_hashes * columns, -1) @ flat.T).reshape(n_hashes, columns, -1)
+                np.matmul(turns.reshape(n_hashes * columns, -1), flat.T, out=products[:, : len(flat)])
+            projected = products[:, : len(flat)].reshape(n_hashes, columns, -1)
             strongest(projected, factors, tokens, turns, slack, buckets[b, h, :, at : at + step])
     return buckets

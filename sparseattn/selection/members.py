@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseattn.index_ops.cells import Cells, as_structure, refuse_too_many_masks
-from sparseattn.index_ops.masks import full_mask
+from sparseattn.index_ops.cells import Cells, refuse_too_many_masks
 from sparseattn.selection.eights import in_eights, rounding
 from sparseattn.selection.tiles import masked_tiles
 from sparseattn.selection.topk import row_slices
@@ -47,8 +46,8 @@ def cluster_members(x, heads, means, window, valid):
 
 
 def sums_by_mean(x, heads, means, valid, sums, counts):
-    """Add to sums (n_heads, n_clusters, head_dim), float64, the tokens at unit length that are nearest to each mean, and
-    to counts (n_heads, n_clusters) how many these are. Arguments as in `cluster_members`."""
+    """Add to sums (n_heads, n_clusters, head_dim), float64, the tokens at unit length that are nearest to each mean,
+    and to counts (n_heads, n_clusters) how many these are. Arguments as in `cluster_members`."""
     from sparseattn.selection.compiled import add_rows, inverse_lengths
 
     dtype, n = compute_dtype(x.dtype), x.shape[2]
@@ -98,25 +97,25 @@ def cluster_parts(q_members, k_members, shape, offset):
     k_slots[..., : k_members.shape[3]] = k_members
     k_order = Order.listed(k_slots.reshape(*lead, -1), shape[1])
     k_slots = k_slots.reshape(*k_members.shape[:3], pieces, tile_k)
-    sides = {at: (memberships(q_members[at], shape[0]), memberships(k_members[at], shape[1])) for at in np.ndindex(lead)}
+    sides = {at: tuple(memberships(x[at], n) for x, n in zip((q_members, k_members), shape)) for at in np.ndindex(lead)}
     tokens, cluster, bounds = _rows([q for q, _ in sides.values()], lead)
-    # a first membership meets nobody again
-    whole = offset is None and (k_slots >= 0).all()
-    masks, states = _masks(sides, tokens, cluster, k_slots, offset, bounds[1] if whole and len(bounds) > 1 else 0)
+    # who is new in a cluster meets all of it: nothing to work out
+    whole = bounds[min(1, len(bounds) - 1)] if offset is None and (k_slots >= 0).all() else 0
+    masks, states = _masks(sides, tokens, cluster, k_slots, offset, whole)
     parts = []
-    for number, rows in enumerate(map(slice, bounds, bounds[1:])):
-        cells = Cells(shape, (TILE_Q, tile_k), lead, None, None, full_mask((TILE_Q, tile_k)),
-                      Order.listed(tokens[:, :, rows].reshape(*lead, -1), shape[0]), k_order)
-        own = cluster[:, :, rows].ravel()
-        lines = np.flatnonzero(own >= 0)
-        numbers = (lines[:, None] * cells.grid[1] + own[lines, None] * pieces + np.arange(pieces)).ravel()
-        cells = replace(cells, numbers=numbers, ids=np.zeros(numbers.size, np.int32))
-        if whole and number == 0:
-            parts.append(as_structure(cells))
-            continue
-        found, state = (x[:, :, rows].reshape(-1, *x.shape[3:])[lines] for x in (masks, states))
-        parts.append(masked_tiles(cells, state.ravel(), found.reshape(-1, *found.shape[2:])))
+    for rows in map(slice, bounds, bounds[1:]):
+        orders = Order.listed(tokens[:, :, rows].reshape(*lead, -1), shape[0]), k_order
+        cells = Cells(shape, (TILE_Q, tile_k), lead, None, None, None, *orders)
+        parts.append(_part(cells, cluster[:, :, rows].ravel(), masks[:, :, rows], states[:, :, rows]))
     return parts
+
+
+def _part(cells, cluster, masks, states):
+    """The BlockCSR of rows of tiles that each see all pieces of their cluster's keys; of cluster -1: no row."""
+    lines, pieces = np.flatnonzero(cluster >= 0), masks.shape[3]
+    numbers = lines[:, None] * cells.grid[1] + cluster[lines, None] * pieces + np.arange(pieces)
+    masks, states = (x.reshape(-1, *x.shape[3:])[lines] for x in (masks, states))
+    return masked_tiles(replace(cells, numbers=numbers.ravel()), states.ravel(), masks.reshape(-1, *masks.shape[2:]))
 
 
 def _rows(heads, lead):
@@ -137,13 +136,14 @@ def _rows(heads, lead):
 
 
 def _masks(sides, tokens, cluster, k_slots, offset, first):
-    """Masks (*lead, n_rows, pieces, TILE_Q, words) and states (*lead, n_rows, pieces) of the rows from `first` on."""
+    """Masks (*lead, n_rows, pieces, TILE_Q, words) and states (*lead, n_rows, pieces); the first `first` rows are full.
+    """
     from sparseattn.selection.compiled import cluster_masks
 
     pieces, tile_k = k_slots.shape[3:]
     refuse_too_many_masks(cluster.size * pieces, (TILE_Q, tile_k))
     masks = np.empty((*cluster.shape, pieces, TILE_Q, -(-tile_k // 32)), np.uint32)
-    states = np.empty(masks.shape[:4], np.int8)
+    states = np.ones(masks.shape[:4], np.int8)
     for at, (q, k) in sides.items():
         order = first + np.argsort(cluster[at][first:], kind="stable")
         cluster_masks(order, tokens[at], cluster[at], q.starts, q.clusters, k_slots[at], k.starts, k.clusters,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sparseattn.index_ops.cells import Cells, refuse_too_many_masks
+from sparseattn.selection.sharing import for_each
 from sparseattn.selection.sorting import by_class, places
 from sparseattn.selection.tiles import masked_tiles
 from sparseattn.structure import Order
@@ -51,8 +52,8 @@ def round_parts(q, k, same_bucket, window, once, causal, apart):
     """A BlockCSR for each round, over (batch, n_heads); with `once` no pair stands twice.
 
     q, k: Sorted, one and the same where keys are queries. window: (before, after), chunks on each side, over all rounds
-    and around their ends; `apart`: no token is its own key, unless it has no other in any round. O(slots * keys that each sees / 64) time,
-    and a bit of memory for each pair.
+    and around their ends; `apart`: no token is its own key, unless it has no other in any round. O(slots * keys that
+    each sees / 64) time, and a bit of memory for each pair.
     """
     batch, n_heads, n_hashes, per_round, pieces, tile = q.tokens.shape
     before = min(window[0], n_hashes * per_round - 1)
@@ -79,16 +80,18 @@ def _renumbered(q, k):
 
 
 def _fill(masks, states, met, q, k, n_buckets, window, rules):
-    """Write the masks and states of all rounds, head after head."""
+    """Write the masks and states of all rounds."""
     from sparseattn.selection.compiled import round_masks
 
-    for at in np.ndindex(met.shape[:2]):
+    def of_head(at):
         q_rising = k_rising = _rising(q, at) if rules[1] else np.empty((0, 0, 0), np.int8)
         if rules[1] and k is not q:
             k_rising = _rising(k, at)
         for r in range(len(masks)):
             round_masks(r, q.tokens[at], k.tokens[at], q.chunks[at], k.chunks[at], q.buckets[at], k.buckets[at],
                         n_buckets, window, rules, q_rising, k_rising, masks[r][at], states[r][at], met[at])
+
+    for_each(of_head, np.ndindex(met.shape[:2]))
 
 
 def _rising(side, at):
@@ -110,7 +113,7 @@ def _keep_alone(masks, states, met, q, before):
     here = q.tokens[b, h, 0, chunk, piece, i] == token  # not of a query that is nobody
     b, h, chunk, piece, i = (x[here] for x in (b, h, chunk, piece, i))
     tile_of = b, h, chunk * pieces + piece, before * pieces + piece
-    masks[(*tile_of, i, i >> 5)] |= np.uint32(1) << (i & 31).astype(np.uint32)
+    masks[tile_of + (i, i >> 5)] |= np.uint32(1) << (i & 31).astype(np.uint32)
     single = (q.tokens[b, h, 0, chunk, piece] >= 0).sum(axis=-1) == 1
     states[tile_of] = np.where(single, 1, 0)
 

@@ -11,11 +11,12 @@ from sparseattn.index_ops.masks import distinct, full_mask
 def masked_tiles(cells, states, masks):
     """The BlockCSR of cells whose numbers are given, each with a mask of `masks` (n, block_q, words) and what is known
     of it, int8 (n,): -1 it is empty, 1 it holds every pair of existing tokens, else 0."""
-    partial = states == 0
-    masks = masks[partial]
+    partial, kept = np.flatnonzero(states == 0), states >= 0
+    masks = masks if partial.size == states.size else masks[partial]
     first, which = distinct(masks)
+    if first.size == partial.size:  # each its own: as they lie
+        first, which = slice(None), np.arange(partial.size)
     ids = np.zeros(states.size, np.int32)
     ids[partial] = 1 + which
-    kept = states >= 0
     masks = np.concatenate([full_mask(cells.block_size), masks[first]])
     return as_structure(replace(cells, numbers=cells.numbers[kept], ids=ids[kept], masks=masks))

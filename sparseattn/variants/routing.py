@@ -79,9 +79,10 @@ def routing(q, k, v, means, *, window, causal=False, shared_qk=False, exclude_se
     Notes
     -----
     Membership is that of `sparseattn.patterns.clusters`. ``out[i] = sum_c softmax_c(scale * q[i] . k[j]) v[j] / (m_i +
-    denominator_eps)`` over the m_i clusters c that hold query i, each softmax over the keys of c (with `causal` up to i)
-    and the memory of c. Padding does not take up places here; in the package it does. Authors' code compares ranks in a
-    cluster for `causal`, which leaks where keys are not the queries' tokens; here positions are compared.
+    denominator_eps)`` over the m_i clusters c that hold query i, each softmax over the keys of c (with `causal` those
+    up to i) and the memory of c. Padding does not take up places here; in the package it does. The authors' code
+    compares ranks in a cluster for `causal`, which leaks where keys are not the queries' tokens; here positions are
+    compared.
 
     No gradient flows through membership or to the means. Clusters are gathered: O(n_clusters * window) rows of
     additional memory a head, and one call of `attend` with a head for each cluster.
@@ -153,7 +154,8 @@ def update_means(q, k, means, *, decay=0.999, valid=None):
 
     References
     ----------
-    .. [1] Roy et al., Efficient Content-Based Sparse Attention with Routing Transformers, arXiv:2003.05997, section 4.1.
+    .. [1] Roy et al., Efficient Content-Based Sparse Attention with Routing Transformers, arXiv:2003.05997, section
+       4.1.
     """
     from sparseattn.selection.members import sums_by_mean
 
@@ -205,7 +207,8 @@ def cluster_pattern(q_members, k_members, n_memory, causal, exclude_self):
     q, k = (x.reshape(batch * n_heads * n_clusters, -1).astype(np.int64) for x in (q_members, k_members))
     line = np.arange(len(q))[:, None]
     listed = (np.where(k < 0, far, k) + line * (far + 1)).ravel()
-    before, until = (np.searchsorted(listed, q + line * (far + 1), side) - line * k.shape[1] for side in ("left", "right"))
+    wanted = q + line * (far + 1)
+    before, until = (np.searchsorted(listed, wanted, side) - line * k.shape[1] for side in ("left", "right"))
     stops = until if causal else np.broadcast_to((k >= 0).sum(1, keepdims=True), q.shape)
     own = n_memory + before  # where the query itself is a key, its slot
     stops = np.where(q < 0, 0, n_memory + stops)
@@ -273,13 +276,12 @@ class _Gathered:
         for d in (dk, dv) if n or self.memory else ():
             whole = d.reshape(*grid, -1, d.shape[3])[:, :, :, :n]
             memory.append(whole.sum(axis=0, dtype=compute_dtype(d.dtype)).astype(d.dtype))
-        return *(g.astype(q.dtype, copy=False) for g in gradients), memory
+        return (*(g.astype(q.dtype, copy=False) for g in gradients), memory)
 
 
 def _taken(x, head_of, members):
     """x[b, head_of[h], members[b, h]]: (batch, n_heads, n_clusters, window, head_dim)."""
-    batch, n_heads = members.shape[:2]
-    at = np.arange(batch)[:, None, None, None], head_of[:, None, None]
+    at = np.arange(len(members))[:, None, None, None], head_of[:, None, None], np.maximum(members, 0)
     if not x.shape[2]:
         return np.zeros((*members.shape, x.shape[3]), x.dtype)
-    return x[(*at, np.maximum(members, 0))]
+    return x[at]

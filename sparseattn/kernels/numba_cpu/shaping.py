@@ -176,7 +176,7 @@ def add_bias_gradient(to, ds, stride, width, n, rows, shaping):
             code = shaping.row_codes[max(rows[row], 0)] + shaping.moved
             place = code + shaping.codes[col] - (lanes - 1 if way == DOWN else 0)
             size, turn = 1, 0
-            if way == UP or way == DOWN:
+            if way in (UP, DOWN):
                 size, turn = diagonal_run(shaping, rows, row, n, place)
             if size > 1:
                 add_diagonals(to, place, turn, ds, at, stride, size, way != turn, shaping.spare)

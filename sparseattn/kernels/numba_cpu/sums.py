@@ -13,7 +13,8 @@ NUMBERS = 1 << 16  # numbers a work item
 def row_dots(out, dout, delta, counters, scratch, tokens):
     """delta (batch, n_heads, n_queries) = sum over head_dim of out * dout.
 
-    Lanes are queries and the sum runs along head_dim, as `scores` gives dp: where a query has one key the two cancel exactly.
+    Lanes are queries and the sum runs along head_dim, as `scores` gives dp: where a query has one key the two cancel
+    exactly.
     """
     n_heads, n_queries, dim = out.shape[1], out.shape[2], out.shape[3]
     n_pieces = (n_queries + TOKENS - 1) // TOKENS

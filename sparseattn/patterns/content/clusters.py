@@ -53,8 +53,10 @@ def clusters(q, k, means, *, window, causal=False, valid=None, block_size=None):
 
     A part for each membership: in part m stand the queries that are in more than m clusters, in their m-th one, with
     the keys they have not met before. O(n * n_clusters * head_dim) for the scores and O(n_clusters * window**2 / 64)
-    for masks, of a bit for each pair but those of first memberships. Equal sizes leave few tiles part empty:
-    `density_in_tiles` is about 0.7 for means of random tokens, half of that with `causal`.
+    for masks, of a bit for each pair but those of first memberships. Scores are a library's products, and those near
+    the border are added up again in one order, so that equal tokens tie. `density_in_tiles` is 0.78 for 128 clusters
+    of 128 among 16,384 random tokens, less where many tokens are in many clusters, and half of it with `causal`. Where
+    queries are not keys, the scores alone take as many multiplications as attention does.
 
     References
     ----------

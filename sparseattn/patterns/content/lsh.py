@@ -68,7 +68,9 @@ def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks
     Each pair stands once, in the first round in which it meets; `sparseattn.variants.reformer` counts it as often as it
     meets, if asked. Which keys a query gets depends on later tokens too, for they move the borders of chunks.
 
-    A part a round, in sorted order; its tiles are dense but for repeated, later and own keys. With m tokens a chunk of
+    A part a round, in sorted order; its tiles are dense but for repeated, later and own keys: `density_in_tiles` is
+    above 0.9 for random tokens, half of it with `causal`. Where two projections are as near as rounding they are added
+    up again in one order, so that buckets depend on the token alone. With m tokens a chunk of
     which w are seen, O(n_hashes * n * (columns * head_dim + m * w / 64)) time and n_hashes * n * m * w / 8 bytes a
     head.
 
