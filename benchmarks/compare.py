@@ -17,7 +17,7 @@ import numpy as np
 from comparison import measuring, plot, table
 from comparison.settings import FULL, QUICK
 from comparison.workloads import WORKLOADS
-from sparseattn.kernels.numba_cpu.threads import n_threads
+from sparseattn.pool import n_threads
 
 
 def main(arguments=None):

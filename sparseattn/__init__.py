@@ -5,7 +5,7 @@ from sparseattn.attention import Gradients, attend, attend_backward, merge, vjp
 from sparseattn.dispatch import backends
 from sparseattn.explain import explain
 from sparseattn.kernels.numba_cpu import warm
-from sparseattn.kernels.numba_cpu.threads import set_threads, threads
+from sparseattn.pool import set_threads, threads
 from sparseattn.pattern import Pattern
 from sparseattn.structure import BlockCSR
 

@@ -74,10 +74,11 @@ def facts():
     for backend in sa.backends():
         yield "backend", f"{backend.name}: {_state(backend)}"
     if _version("numba"):
-        from sparseattn.kernels.numba_cpu import compile, simd, threads
+        from sparseattn.kernels.numba_cpu import compile, simd
+        from sparseattn.pool import n_threads
 
         yield "CPU vectors", f"{simd.VECTOR_BITS} bits"
-        yield "threads", threads.n_threads()
+        yield "threads", n_threads()
         # Numba keeps the kernels where it would keep any function of their folder.
         yield "cache", compile.njit(cache=True)(compile.kernel).stats.cache_path
 

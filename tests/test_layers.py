@@ -15,7 +15,7 @@ MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removes
 
 # from the bottom up: a module imports from its own layer or lower ones
 LAYERS = (
-    ("sparseattn.xp", "sparseattn.structure", "sparseattn.options"),
+    ("sparseattn.xp", "sparseattn.structure", "sparseattn.options", "sparseattn.pool"),
     ("sparseattn.index_ops",),
     ("sparseattn.pattern", "sparseattn.selection"),
     ("sparseattn.patterns", "sparseattn.kernels"),
@@ -30,10 +30,8 @@ LAYERS = (
     ("sparseattn.cli", "sparseattn.demo"),
 )
 
-# two imports are against the direction, inside functions: Pattern.prepare names a backend, and choosing by content
-# uses as many threads as the user allows
-ALLOWED = {("sparseattn.pattern.core", "sparseattn.dispatch"),
-           ("sparseattn.selection.sharing", "sparseattn.kernels.numba_cpu.threads")}
+# one import is against the direction: Pattern.prepare names a backend, inside the function
+ALLOWED = {("sparseattn.pattern.core", "sparseattn.dispatch")}
 
 # package: (where it may be imported at all, where at the top of a module)
 HEAVY = {

@@ -48,6 +48,6 @@ def test_memory_of_16_bits():
 
 def scratch():
     """Scratch memory that a call may use: a megabyte a thread."""
-    from sparseattn.kernels.numba_cpu.threads import n_threads
+    from sparseattn.pool import n_threads
 
     return n_threads() << 20

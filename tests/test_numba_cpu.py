@@ -14,9 +14,10 @@ import numpy as np
 import oracle
 import pytest
 
+from sparseattn import pool
 from sparseattn.index_ops.masks import pack
 from sparseattn.kernels import numba_cpu
-from sparseattn.kernels.numba_cpu import layout, threads
+from sparseattn.kernels.numba_cpu import layout
 from sparseattn.pattern import Pattern
 from sparseattn.structure import BlockCSR, Order
 
@@ -275,7 +276,7 @@ def test_same_bits_for_any_number_of_threads(monkeypatch):
         cast = [x.astype(dtype) for x in arrays]
         results = []
         for n in (1, 2, 3, 5):
-            with threads.threads(n):
+            with pool.threads(n):
                 results += [run(*cast, chosen), run(*cast, chosen)]
         for other in results[1:]:
             for a, b in zip(results[0], other, strict=True):
@@ -305,7 +306,7 @@ def _child(queue, arrays, chosen):
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_fork_after_use():
     chosen, arrays = several_parts(), inputs(400, 400)
-    with threads.threads(2):
+    with pool.threads(2):
         want = run(*arrays, chosen)
         context = multiprocessing.get_context("fork")
         queue = context.Queue()
@@ -319,18 +320,18 @@ def test_fork_after_use():
 
 
 def test_number_of_threads():
-    threads.set_threads(3)
+    pool.set_threads(3)
     try:
-        assert threads.n_threads() == 3
-        with threads.threads(1):
-            assert threads.n_threads() == 1
-        assert threads.n_threads() == 3
+        assert pool.n_threads() == 3
+        with pool.threads(1):
+            assert pool.n_threads() == 1
+        assert pool.n_threads() == 3
     finally:
-        threads.set_threads(None)
+        pool.set_threads(None)
     for n, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError)):
         with pytest.raises(error, match="the number of threads is"):
-            threads.set_threads(n)
-        with pytest.raises(error, match="the number of threads is"), threads.threads(n):
+            pool.set_threads(n)
+        with pytest.raises(error, match="the number of threads is"), pool.threads(n):
             pass
 
 

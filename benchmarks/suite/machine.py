@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
-from sparseattn.kernels.numba_cpu.threads import n_threads
+from sparseattn.pool import n_threads
 
 
 def matrix_product(size=1024):

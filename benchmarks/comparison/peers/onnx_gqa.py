@@ -3,7 +3,7 @@
 import numpy as np
 
 from comparison.contest import Missing
-from sparseattn.kernels.numba_cpu.threads import n_threads
+from sparseattn.pool import n_threads
 
 
 def forward(q, k, v, *, window=-1):

@@ -1,7 +1,7 @@
 """PyTorch's scaled dot product attention: dense, causal, or with a boolean mask; its gradient by autograd."""
 
 from comparison.contest import Missing
-from sparseattn.kernels.numba_cpu.threads import n_threads
+from sparseattn.pool import n_threads
 
 
 def torch_here():

@@ -4,7 +4,7 @@ import sparseattn as sa
 from comparison import ours
 from comparison.contest import Contestant, Missing, Question, Workload
 from suite import cases
-from sparseattn.kernels.numba_cpu.threads import n_threads
+from sparseattn.pool import n_threads
 
 HEAD_DIM = 64
 

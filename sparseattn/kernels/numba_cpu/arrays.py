@@ -10,7 +10,7 @@ from sparseattn.kernels.numba_cpu import cost
 from sparseattn.kernels.numba_cpu.simd import VECTOR_BITS
 from sparseattn.kernels.numba_cpu.steps import padded as _padded
 from sparseattn.kernels.numba_cpu.steps import tile_stride as _tile_stride
-from sparseattn.kernels.numba_cpu.threads import n_threads, run
+from sparseattn.pool import n_threads, run
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 LINE = 64  # bytes

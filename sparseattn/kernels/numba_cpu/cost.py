@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sparseattn.index_ops.counting import count_pairs
 from sparseattn.kernels.numba_cpu import layout
-from sparseattn.kernels.numba_cpu.threads import n_threads
+from sparseattn.pool import n_threads
 
 # Measured nanoseconds a stored pair in float32 on one thread, (constant, times head_dim), by bits of a vector register:
 # 512 on a Zen 4 server, 256 on a Zen 3 one; 128 is twice the latter.
