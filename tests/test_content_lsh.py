@@ -95,6 +95,26 @@ def test_rule(case, padded, apart):
     assert met == count.sum()
 
 
+@pytest.mark.parametrize("n_queries, padded", [(1, False), (5, False), (5, True)])
+def test_new_queries_over_a_cache(n_queries, padded):
+    rng, (n, rounds, length, factors) = np.random.default_rng(n_queries), (300, 2, 8, [4, 4])
+    q, k = rng.standard_normal((2, 4, n_queries, 16)), rng.standard_normal((2, 2, n, 16))
+    rotations = rng.standard_normal((4, 16, rounds, 4))
+    valid = rng.random((2, n)) < 0.8 if padded else np.ones((2, n), bool)
+    pattern = patterns.lsh(q, k, n_buckets=factors, n_hashes=rounds, chunk_length=length, rotations=rotations,
+                           valid=valid if padded else None)
+    keys = np.repeat(k, 2, axis=1)
+    of_q, of_k = hashed(q, rotations, factors), hashed(keys, rotations, factors)
+    expected = np.zeros((2, 4, n_queries, n), bool)
+    for b, h, i in np.ndindex(2, 4, n_queries):
+        place = n - n_queries + i
+        shares = [j for j in range(place + 1) if valid[b, j] and valid[b, place]
+                  and any(of_q[b, h, r, i] == of_k[b, h, r, j] for r in range(rounds))]
+        expected[b, h, i, shares[-rounds * length * 2:]] = True
+    assert np.array_equal(pattern.to_dense(), expected)
+    assert expected.sum(-1).max() == rounds * length * 2 > expected.sum(-1).min()
+
+
 def test_memory_is_a_bit_for_each_pair():
     rng = np.random.default_rng(0)
     qk = rng.standard_normal((1, 2, 8192, 16)).astype(np.float32)

@@ -6,7 +6,9 @@ import numpy as np
 
 from sparseattn.pattern import Pattern
 from sparseattn.patterns.arguments import at_least_0, positive, tiles
+from sparseattn.patterns.content.chosen import chosen_keys
 from sparseattn.patterns.content.inputs import heads, keys_for, valid_tokens
+from sparseattn.selection.cached import recent_in_bucket
 from sparseattn.selection.hashing import draw_rotations, hash_buckets
 from sparseattn.selection.rounds import round_parts, sort_rounds
 
@@ -19,8 +21,9 @@ def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks
     ----------
     q : array, (batch, n_heads, n_tokens, head_dim), or without batch, or without batch and heads
         Vectors to hash, of any length: it does not matter.
-    k : array, (batch, n_kv_heads, n_tokens, head_dim), optional
-        Keys with hashes of their own, of as many tokens; None: queries and keys are the same vectors.
+    k : array, (batch, n_kv_heads, n_keys, head_dim), optional
+        Keys with hashes of their own, as many as queries, or a cache of more; None: queries and keys are the same
+        vectors.
     n_buckets : int or sequence of int
         Buckets, even, or even factors of their number: f buckets cost f / 2 projections, factors f and g together
         (f + g) / 2. About twice the number of chunks is usual, in two factors from 128 on.
@@ -39,7 +42,7 @@ def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks
         ``numpy.random.default_rng(seed).standard_normal((n_heads, head_dim, n_hashes, columns), dtype=float32)``.
     seed : int
         Which rotations to draw.
-    valid : array of bool, (batch, n_tokens) or (n_tokens,), optional
+    valid : array of bool, (batch, n_keys) or (n_keys,), optional
         True: a real token. The others share a bucket behind all others, attend nothing and are attended by nobody.
     block_size : int or tuple of int, optional
         Tiles for the kernels; speed only. None: chunks, in equal pieces of at most 64.
@@ -47,7 +50,7 @@ def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks
     Returns
     -------
     Pattern
-        Shape (n_tokens, n_tokens), one for each batch item and head of q.
+        Shape (n_tokens, n_tokens), or (n_tokens, n_keys), one for each batch item and head of q.
 
     Raises
     ------
@@ -68,6 +71,11 @@ def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks
     Each pair stands once, in the first round in which it meets; `sparseattn.variants.reformer` counts it as often as it
     meets, if asked. Which keys a query gets depends on later tokens too, for they move the borders of chunks.
 
+    Fewer queries than keys are new tokens over a cache, the last one at the last key. They do not move the chunks of
+    others: each attends the keys up to its own that share its bucket in some round, the most recent first, up to as
+    many as all rounds hold in chunks, ``n_hashes * chunk_length * (1 + chunks_before)``. Give the cache without the
+    new token to leave that out. Released codes differ here, and from this. O(n_hashes * n_keys) a query.
+
     A part a round, in sorted order; its tiles are dense but for repeated, later and own keys: `density_in_tiles` is
     above 0.9 for random tokens, half of it with `causal`. Where two projections are as near as rounding they are added
     up again in one order, so that buckets depend on the token alone. With m tokens a chunk of
@@ -79,11 +87,26 @@ def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks
     .. [1] Kitaev et al., Reformer, arXiv:2001.04451, section 2 and appendix A.
     """
     size = tiles(block_size)
+    if k is not None and np.ndim(q) >= 2 and np.ndim(k) >= 2 and np.shape(q)[-2] < np.shape(k)[-2]:
+        most = positive(n_hashes, "n_hashes") * positive(chunk_length, "chunk_length")
+        most *= 1 + at_least_0(chunks_before, "chunks_before")
+        return _over_cache(q, k, bucket_factors(n_buckets), n_hashes, most, rotations, seed, valid, size)
     found = hash_rounds(q, k, n_buckets=n_buckets, n_hashes=n_hashes, chunk_length=chunk_length,
                         chunks_before=chunks_before, chunks_after=chunks_after, causal=causal, same_bucket=same_bucket,
                         rotations=rotations, seed=seed, valid=valid)
     pattern = Pattern.from_parts(*found)
     return pattern if size is None else pattern.reblock(size)
+
+
+def _over_cache(q, k, factors, n_hashes, most, rotations, seed, valid, size):
+    """New queries over a cache of keys."""
+    q, k = heads(q=q, k=k)
+    (batch, n_heads, n_queries, head_dim), n_keys = q.shape, k.shape[2]
+    rotations = _rotations(rotations, batch, n_heads, head_dim, n_hashes, factors, seed)
+    valid = valid_tokens(valid, batch, n_keys)
+    sides = (q, np.arange(n_heads)), (k, keys_for(q, k))
+    buckets = [hash_buckets(x, rotations, factors, heads_of_x) for x, heads_of_x in sides]
+    return chosen_keys(recent_in_bucket(*buckets, most, valid), (n_queries, n_keys), size)
 
 
 def hash_rounds(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks_after=0, causal=False,
@@ -120,7 +143,7 @@ def bucket_factors(n_buckets):
 def _check_tokens(q, k=None):
     if k is not None and k.shape[2] != q.shape[2]:
         raise ValueError(f"q has {q.shape[2]} tokens but k {k.shape[2]}; chunks of queries see chunks of keys of the "
-                         "same number, so give as many of each")
+                         "same number: give as many of each, or a few queries over a cache of keys")
     if k is not None:
         keys_for(q, k)
 
