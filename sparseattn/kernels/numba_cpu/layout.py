@@ -124,7 +124,7 @@ def _lane_masks(packed, block_k):
     n_masks, block_q, _ = packed.shape
     masks, live = np.zeros((n_masks, block_k, -(-block_q // WORD)), "<u2"), np.zeros((n_masks, block_k), bool)
     if packed.nbytes >= MANY:
-        from sparseattn.kernels.numba_cpu.lane_masks import turn_masks
+        from sparseattn.selection.compiled import turn_masks
 
         masks = masks.view(np.uint16)
         turn_masks(packed.astype(np.uint32, copy=False), masks, live)
