@@ -54,7 +54,9 @@ def check_call(q, k, v, pattern, scale) -> Call:
     ndim = _check_axes(q, k, v)
     q, k, v = (batched(x) for x in (q, k, v))
     _check_shapes(q.shape, k.shape, v.shape)
-    _check_pattern(pattern, q.shape, k.shape, lib)
+    if lib == "cupy":
+        _check_devices(q, k, v)
+    _check_pattern(pattern, q.shape, k.shape, lib, q.device if lib == "cupy" else None)
     return Call(q, k, v, pattern, _checked_scale(scale, q), lib, ndim)
 
 
@@ -155,6 +157,12 @@ def _check_library(q, k, v):
                     f"cupy.asnumpy")
 
 
+def _check_devices(q, k, v):
+    for name, x in (("k", k), ("v", v)):
+        if x.device != q.device:
+            raise ValueError(f"q is on GPU {q.device.id} but {name} on GPU {x.device.id}; move them to one device")
+
+
 def _check_dtypes(q, k, v):
     dtype = q.dtype
     if compute_dtype(dtype) is not None and k.dtype == dtype and v.dtype == dtype:
@@ -196,7 +204,7 @@ def _check_shapes(q, k, v):
                          f"n_kv_heads, so that each key head serves as many query heads")
 
 
-def _check_pattern(pattern, q, k, lib):
+def _check_pattern(pattern, q, k, lib, q_device):
     if not isinstance(pattern, Pattern):
         raise TypeError(f"pattern is {_described(pattern)}; expected a sparseattn.Pattern, which the functions in "
                         f"sparseattn.patterns and Pattern.from_mask, from_csr, from_scipy and from_blocks build")
@@ -210,7 +218,7 @@ def _check_pattern(pattern, q, k, lib):
         raise ValueError(f"pattern has batch {pattern.batch} but q has {batch}; build it for 1 or {batch}, or slice "
                          f"it: pattern[:{batch}]")
     if pattern.parts:
-        _check_pattern_library(pattern.parts[0], lib)
+        _check_pattern_device(pattern, lib, q_device)
 
 
 def _refuse_sizes(shape, n_queries, n_keys):
@@ -220,11 +228,16 @@ def _refuse_sizes(shape, n_queries, n_keys):
                              f"{'pad' if got < wanted else 'cut'} {x} to {wanted} tokens")
 
 
-def _check_pattern_library(part, lib):
-    held = library(part.indptr if hasattr(part, "indptr") else part.starts)
-    if held != lib:
-        raise ValueError(f"pattern is held in {held} arrays but q, k and v are {lib} arrays; move it once with "
+def _check_pattern_device(pattern, lib, device):
+    """`device`: that of q, k and v where they are CuPy arrays."""
+    held, here = pattern.device, "cpu" if lib == "numpy" else f"cuda:{device.id}"
+    if held == here:
+        return
+    if held == "cpu" or here == "cpu":
+        kinds = {"numpy": "cupy", "cupy": "numpy"}
+        raise ValueError(f"pattern is held in {kinds[lib]} arrays but q, k and v are {lib} arrays; move it once with "
                          f"pattern.to({'cpu' if lib == 'numpy' else 'cuda'!r})")
+    raise ValueError(f"pattern is on {held} but q on {here}; move it once with pattern.to(q.device)")
 
 
 def _checked_scale(scale, q):

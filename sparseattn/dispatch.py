@@ -7,7 +7,7 @@ import importlib
 from dataclasses import dataclass
 
 # first to last choice; those BY_NAME take arrays of any library and never run unasked
-BACKENDS: dict[str, tuple[str, ...]] = {"numpy": ("numba_cpu",), "cupy": ()}
+BACKENDS: dict[str, tuple[str, ...]] = {"numpy": ("numba_cpu",), "cupy": ("cupy_raw", "numba_cuda")}
 BY_NAME = ("reference",)
 LIBRARIES = {"numpy": "NumPy", "cupy": "CuPy"}
 KNOWN = tuple(dict.fromkeys(name for names in (*BACKENDS.values(), BY_NAME) for name in names))
@@ -89,8 +89,5 @@ def _record(name):
 
 
 def _no_backend(library, reasons):
-    if not reasons:
-        return (f"no {LIBRARIES[library]} backend is installed in this version; move q, k and v to NumPy, or ask for "
-                f"backend='reference', which is dense")
     listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     return f"no backend can run this call ({listed}); backend='reference' takes any call, densely"

@@ -36,13 +36,28 @@ def compute_dtype(dtype) -> np.dtype | None:
     return wide
 
 
-def converter(device):
-    """The function that copies an array to the memory of "cpu" (NumPy) or "cuda" (CuPy)."""
+def mover(device):
+    """The function that copies an array to the memory of "cpu" (NumPy) or "cuda:N" (CuPy)."""
     if device == "cpu":
         return lambda x: x if isinstance(x, np.ndarray) else x.get()
+    cupy, number = _cupy(), int(device[5:])
+
+    def moved(x):
+        with cupy.cuda.Device(number):
+            return cupy.asarray(x)
+
+    return moved
+
+
+def current_gpu() -> int:
+    """The number of the GPU that CuPy works on now."""
+    return _cupy().cuda.Device().id
+
+
+def _cupy():
     try:
         import cupy
     except ImportError:
         raise ImportError("a GPU's arrays need CuPy; install it with: pip install 'sparseattn[cuda12]' or "
                           "'sparseattn[cuda13]'") from None
-    return cupy.asarray
+    return cupy

@@ -25,7 +25,7 @@ def cupy():
 def test_there_and_back(case, cupy):
     pattern = case.build()
     there = pattern.to("cuda")
-    assert there.device == ("cuda" if pattern.parts else "cpu")
+    assert there.device == (f"cuda:{cupy.cuda.Device().id}" if pattern.parts else "cpu")
     back = there.to("cpu")
     assert back == pattern and back.same_pairs(pattern)
     assert hash(there) == hash(pattern)

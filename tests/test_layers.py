@@ -33,11 +33,14 @@ LAYERS = (
 # one import is against the direction: Pattern.prepare names a backend, inside the function
 ALLOWED = {("sparseattn.pattern.core", "sparseattn.dispatch")}
 
+# what these share has a folder beside them
+GPU_BACKENDS = ("sparseattn.kernels.cupy_raw", "sparseattn.kernels.numba_cuda")
+
 # package: (where it may be imported at all, where at the top of a module)
 HEAVY = {
-    "numba": (("sparseattn.kernels.numba_cpu", "sparseattn.selection.compiled"),) * 2,
+    "numba": (("sparseattn.kernels.numba_cpu", "sparseattn.kernels.numba_cuda", "sparseattn.selection.compiled"),) * 2,
     "llvmlite": (("sparseattn.kernels.numba_cpu",),) * 2,
-    "cupy": (("sparseattn.xp", "sparseattn.kernels", "sparseattn.pattern.devices"), ()),
+    "cupy": (("sparseattn.xp", "sparseattn.kernels"), ("sparseattn.kernels.cupy_raw.module",)),
     "scipy": (("sparseattn",), ()),
     "matplotlib": (("sparseattn",), ()),
     "ml_dtypes": (("sparseattn",), ()),
@@ -87,7 +90,8 @@ def test_backends_know_neither_families_nor_each_other(module):
     for imported, _ in imports(module):
         assert not within(imported, ["sparseattn.patterns"])
         if within(imported, ["sparseattn.kernels"]):
-            assert within(imported, [own]) or imported == "sparseattn.kernels"
+            shared = ["sparseattn.kernels.gpu"] if own in GPU_BACKENDS else []
+            assert within(imported, [own, *shared]) or imported == "sparseattn.kernels"
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if within(m, ["sparseattn.patterns"])])

@@ -191,27 +191,29 @@ class Pattern(Builders):
         """A `scipy.sparse.csr_array` of bool, (n_queries, n_keys), of a pattern shared by all heads. O(nnz)."""
         return files.to_scipy(self)
 
-    def to(self, device: str) -> Pattern:
+    def to(self, device) -> Pattern:
         """The pattern with its arrays on a device.
 
         Parameters
         ----------
-        device : {"cpu", "cuda"}
-            NumPy arrays, or CuPy arrays on the current GPU.
+        device : str or device
+            "cpu": NumPy arrays. "cuda": CuPy arrays on the current GPU, "cuda:1" on that of this number; or the
+            `device` of an array.
 
         Returns
         -------
         Pattern
             This one if it is there already, else a copy; kept, so that asking again costs nothing.
         """
-        if device == self.device:
+        wanted = devices.named(device)
+        if wanted == self.device:
             return self
-        return self.memo.get(("on", device), lambda: devices.move(self, device))
+        return self.memo.get(("on", wanted), lambda: devices.move(self, wanted))
 
     @property
     def device(self) -> str:
-        """Where its arrays are: "cpu" or "cuda"."""
-        return devices.device_of(self)
+        """Where its arrays are: "cpu", or "cuda:0" and so on."""
+        return self.memo.get("device", lambda: devices.device_of(self))
 
     def prepare(self, backend: str | None = None, *, backward: bool = True) -> Pattern:
         """Make ahead all that a backend derives from the pattern, so that a timed or captured call meets no first use.

@@ -3,25 +3,42 @@
 from dataclasses import fields, replace
 
 from sparseattn.structure import Order
-from sparseattn.xp import converter
+from sparseattn.xp import current_gpu, mover
+
+
+def named(device):
+    """"cpu" or "cuda:N" for what `Pattern.to` takes."""
+    if hasattr(device, "compute_capability"):  # that of a CuPy array
+        return f"cuda:{device.id}"
+    if device == "cuda":
+        return f"cuda:{current_gpu()}"
+    if device == "cpu" or (isinstance(device, str) and device.startswith("cuda:") and device[5:].isdecimal()):
+        return device
+    raise ValueError(f'device is {device!r}; expected "cpu", "cuda", "cuda:N" or the device of an array')
 
 
 def move(pattern, device):
-    """The pattern with its arrays on "cpu" or "cuda"."""
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f'device is {device!r}; expected "cpu" or "cuda"')
-    return replace(pattern, parts=tuple(_converted(p, converter(device)) for p in pattern.parts))
+    """The pattern with its arrays on "cpu" or "cuda:N". A copy on a GPU keeps the one it was made from."""
+    convert = mover(device)
+    moved = replace(pattern, parts=tuple(_converted(p, convert) for p in pattern.parts))
+    if pattern.device == "cpu":
+        moved.memo.get(("on", "cpu"), lambda: pattern)
+    return moved
 
 
 def device_of(pattern):
-    """Where the arrays of a pattern are: "cpu" or "cuda"."""
-    return "cuda" if any(_on_gpu(part) for part in pattern.parts) else "cpu"
+    """Where the arrays of a pattern are."""
+    return next((f"cuda:{array.device.id}" for part in pattern.parts for array in _gpu_arrays(part)), "cpu")
 
 
-def _on_gpu(record):
-    """Whether a part or order, or an order within it, holds an array of a GPU."""
-    values = [getattr(record, field.name) for field in fields(record)]
-    return any(hasattr(v, "__cuda_array_interface__") or (isinstance(v, Order) and _on_gpu(v)) for v in values)
+def _gpu_arrays(record):
+    """The arrays of a GPU that a part or order, or an order within it, holds."""
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if hasattr(value, "__cuda_array_interface__"):
+            yield value
+        elif isinstance(value, Order):
+            yield from _gpu_arrays(value)
 
 
 def _converted(record, convert):
@@ -34,4 +51,3 @@ def _converted(record, convert):
         elif hasattr(value, "__array_interface__") or hasattr(value, "__cuda_array_interface__"):
             changes[field.name] = convert(value)
     return replace(record, **changes)
-

@@ -1,0 +1,100 @@
+"""The .cu files compiled by NVRTC through CuPy, once per file, constants and device, and launched."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.resources
+import re
+import struct
+from typing import NamedTuple
+
+import cupy
+
+ARCHITECTURE_SPECIFIC = {"90": "90a"}  # CuPy asks for sm_90 by itself; NVRTC keeps the one of these options
+FORMATS = {"int": "i", "u32": "I", "i64": "q", "float": "f"}
+BUFFER_POINTER, BUFFER_SIZE = 1, 2  # of cuLaunchKernel's `extra`
+
+
+class Kernel(NamedTuple):
+    """A compiled kernel and what a launch needs to know of it."""
+
+    function: int  # CUfunction
+    kinds: tuple[str, ...]  # of its parameters: "rows", "pointer" or a scalar's format
+    pack: struct.Struct
+    raw: object  # keeps the module loaded
+
+
+@functools.cache
+def source(name: str) -> str:
+    """The text of a kernel's file with steps.cuh in front: CuPy's disk cache does not notice changes of headers."""
+    folder = importlib.resources.files(__package__)
+    return "\n".join((folder / file).read_text() for file in ("steps.cuh", f"{name}.cu"))
+
+
+@functools.cache
+def parameters(name: str) -> tuple[tuple[str, str], ...]:
+    """(kind, name) of each parameter of a file's kernel, read from its text."""
+    text = re.sub(r"//[^\n]*", "", source(name))
+    listed = re.search(rf'extern "C" __global__[^;{{]*?\b{name}\s*\(([^)]*)\)', text)[1]
+    return tuple(_parameter(item) for item in listed.split(","))
+
+
+def _parameter(item):
+    words = item.replace("const ", "").replace("__restrict__", "").replace("__grid_constant__", "").strip()
+    kind, name = re.fullmatch(r"(.*?[\s*>])\s*(\w+)", words).groups()
+    return "rows" if "Rows<" in kind else "pointer" if "*" in kind else FORMATS[kind.strip()], name
+
+
+def options(constants: dict, architecture: str) -> tuple[str, ...]:
+    """The options of NVRTC for a set of constants."""
+    target = ARCHITECTURE_SPECIFIC.get(architecture, architecture)
+    return f"--gpu-architecture=sm_{target}", "-std=c++17", *(f"-D{name}={value}" for name, value in constants.items())
+
+
+@functools.cache
+def kernel(name: str, constants: tuple, shared: int, device: int) -> Kernel:
+    """The kernel of file `name` for a device, allowed `shared` bytes of shared memory."""
+    with cupy.cuda.Device(device) as here:
+        architecture = here.compute_capability
+        module = cupy.RawModule(code=source(name), options=options(dict(constants), architecture))
+        raw = module.get_function(name)
+        raw.max_dynamic_shared_size_bytes = shared
+        kinds = tuple(kind for kind, _ in parameters(name))
+        form = "@" + "".join({"rows": "P3q", "pointer": "P"}.get(kind, kind) for kind in kinds)
+        return Kernel(raw.kernel.ptr, kinds, struct.Struct(form), (module, raw))
+
+
+def launch(kernel: Kernel, grid, threads: int, shared: int, arguments) -> None:
+    """Run a kernel on the current stream; arrays are passed by address, 4-D ones with their strides, None as null."""
+    values = []
+    for kind, x in zip(kernel.kinds, arguments, strict=True):
+        if kind == "rows":
+            values += (0, 0, 0, 0) if x is None else (x.data.ptr, *(step // x.itemsize for step in x.strides[:3]))
+        elif kind == "pointer":
+            values.append(0 if x is None else x.data.ptr)
+        else:
+            values.append(x)
+    packed = kernel.pack.pack(*values)
+    size = ctypes.c_size_t(len(packed))
+    extra = (ctypes.c_void_p * 5)(BUFFER_POINTER, ctypes.cast(packed, ctypes.c_void_p), BUFFER_SIZE,
+                                  ctypes.addressof(size), 0)
+    stream = cupy.cuda.get_current_stream().ptr
+    error = _driver()(kernel.function, *grid, threads, 1, 1, shared, stream, None, extra)
+    if error:
+        raise RuntimeError(f"a kernel could not be launched: CUDA error {error}, grid {grid}, {threads} threads, "
+                           f"{shared} bytes of shared memory")
+
+
+@functools.cache
+def _driver():
+    """cuLaunchKernel of the driver that CuPy has loaded."""
+    function = ctypes.CDLL("libcuda.so.1").cuLaunchKernel
+    number, address = ctypes.c_uint, ctypes.c_void_p
+    function.argtypes = (address, *7 * (number,), address, address, address)
+    return function
+
+
+def current_device() -> int:
+    """The number of the GPU that work goes to now."""
+    return cupy.cuda.runtime.getDevice()

@@ -1,0 +1,80 @@
+"""The launch table: which constants, threads and shared memory each kernel is launched with."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+from sparseattn.kernels.cupy_raw import shapes
+from sparseattn.kernels.gpu.target import BUCKETS, Target
+
+SHAPING = "SHAPED", "BIAS", "CODE64", "DROPOUT"
+# the constants that each file reads, beside those of its shape
+CONSTANTS = {
+    "tile_forward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", *SHAPING),
+    "row_forward": ("HEAD_DIM", "BITS", "FP16", "WIDE", *SHAPING),
+    "merge": ("HEAD_DIM", "BITS", "FP16", "WIDE", "BY_HEADS"),
+    "row_dots": ("HEAD_DIM", "BITS", "FP16", "WIDE"),
+    "tile_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", *SHAPING),
+    "row_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", *SHAPING),
+    "sum_slots": ("HEAD_DIM", "BITS", "FP16", "WIDE", "OUT32", "BY_HEADS"),
+}
+
+
+def run(name, constants, grid, arguments):
+    """Launch a kernel on the current stream of the current device."""
+    from sparseattn.kernels.cupy_raw import module
+
+    own = tuple([constants[key] for key in CONSTANTS[name]])
+    made, threads, shared, slices = _prepared(name, own, module.current_device())
+    module.launch(made, _whole_grid(name, grid, constants, threads, slices), threads, shared, arguments)
+
+
+@functools.cache
+def _prepared(name, values, device):
+    """(kernel, threads, bytes of shared memory, slices of the output columns)."""
+    from sparseattn.kernels.cupy_raw import module
+
+    constants = dict(zip(CONSTANTS[name], values))
+    shape = shapes.shape_of(name, constants)
+    made = module.kernel(name, tuple({**constants, **shape.constants}.items()), shape.shared, device)
+    return made, shape.threads, shape.shared, shape.slices
+
+
+def _whole_grid(name, grid, constants, threads, slices):
+    if name == "row_dots":
+        return -(-grid[0] // shapes.dot_rows(constants, threads)), 1, 1
+    return grid[0], grid[1], slices
+
+
+def variants():
+    """(file, all constants) of every kernel that a call can ask for."""
+    for name, keys in CONSTANTS.items():
+        for values in itertools.product(*(_choices(key) for key in keys)):
+            constants = dict(zip(keys, values))
+            if _is_asked_for(name, constants):
+                yield name, {**constants, **shapes.shape_of(name, constants).constants}
+
+
+def _choices(key):
+    several = {"HEAD_DIM": BUCKETS, "BITS": (16, 32), "BIAS": (0, 1, 2), "BIAS_GRAD": (0, 1, 2), "ROWS": (16, 64, 128)}
+    return several.get(key, (0, 1))
+
+
+def _is_asked_for(name, c):
+    """Whether a launch can have these constants together."""
+    if c["BITS"] == 32 and (c["FP16"] or not c.get("OUT32", 1)):
+        return False
+    if name.startswith("tile") and c["ROWS"] not in shapes.rows(name, c["BITS"], c["HEAD_DIM"], c.get("KV", 0)):
+        return False
+    if name == "row_backward" and c["ROWS"] not in ((16, 64) if c["KV"] else (16,)):
+        return False
+    if c.get("BIAS") and not c["SHAPED"] or c.get("CODE64") and not c["BIAS"]:
+        return False
+    gradient = c.get("BIAS_GRAD", 0)
+    if name.endswith("backward") and bool(gradient) != bool(c["BIAS"] and not c["KV"]):
+        return False
+    return not (gradient == 1 and c["BIAS"] == 2)
+
+
+TARGET = Target("cupy_raw", shapes.BLOCK_Y, shapes.rows, run)

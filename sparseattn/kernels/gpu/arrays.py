@@ -1,0 +1,44 @@
+"""Arrays as the kernels take them, and the constants that follow from them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparseattn.xp import namespace
+
+VECTOR = 16  # bytes that a thread copies at once
+
+
+def readable(x):
+    """The array with unit stride along rows (else one copy)."""
+    return x if x.shape[3] <= 1 or x.strides[3] == x.itemsize else namespace(x).ascontiguousarray(x)
+
+
+def writable(out):
+    """Where kernels write: `out` itself if its rows have unit stride, else a new array."""
+    return out if out.shape[3] <= 1 or out.strides[3] == out.itemsize else namespace(out).empty(out.shape, out.dtype)
+
+
+def constants_of(bits, bucket, *arrays):
+    """The constants of a call's dtype and widths; WIDE: every row begins at a multiple of 16 bytes."""
+    return {"HEAD_DIM": bucket, "BITS": bits, "FP16": int(arrays[0].dtype.name == "float16"),
+            "WIDE": int(all(_is_wide(x) for x in arrays))}
+
+
+def _is_wide(x):
+    steps = [step for step, size in zip(x.strides[:3], x.shape[:3]) if size > 1]
+    return not any(step % VECTOR for step in (*steps, _address(x), x.shape[3] * x.itemsize))
+
+
+def _address(x):
+    return x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
+
+
+def host(pattern):
+    """The pattern's copy on the CPU, from which tables are made; kept."""
+    return pattern.to("cpu")
+
+
+def converter(x):
+    """The function that moves a NumPy array to where x is."""
+    return namespace(x).asarray

@@ -1,0 +1,289 @@
+"""What the kernels read of a pattern: its structures in the kernels' tiles, work items, places. Kept on the pattern.
+
+Made on the CPU from the pattern's copy there, then moved. A thread block owns a stationary tile and walks the moving
+rows of its entries: queries and keys for the forward and dq, keys and queries for dk and dv.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from sparseattn.index_ops.algebra import as_blocks, as_tiles
+from sparseattn.index_ops.blocks import reblock
+from sparseattn.kernels.gpu.target import ROW, ROW_KEYS
+from sparseattn.structure import Array, BlockCSR, Ranges
+
+SHARES = 396  # a row is cut if it has more than this share of all blocks: three work items each on a GPU of today
+LEAST = 2048  # moving rows that a piece of a cut row has at least
+THIN = 1.25  # smaller tiles are taken where larger ones would hold more than this many times their pairs
+
+
+class Structure(NamedTuple):
+    """A part as one kernel walks it, on the CPU."""
+
+    part: BlockCSR  # rows are stationary
+    is_row: bool  # for the row kernels
+    rows: int  # of a stationary tile
+
+
+class Tables(NamedTuple):
+    """A structure's arrays on the device; see the kernels for their meaning."""
+
+    x_order: Array | None
+    y_order: Array | None
+    indices: Array
+    mask_ids: Array
+    masks: Array
+    live: Array
+    exists: Array
+
+
+class Walk(NamedTuple):
+    """One launch over a structure in a call of some batch and head counts."""
+
+    structure: Structure
+    tables: Tables
+    places: Array
+    items: Array
+    n_places: int
+    n_items: int  # most of a place
+    n_slots: int  # partial tiles of a place, most
+    groups: Array | None
+    group_at: Array | None
+    n_groups: int
+    covers: bool  # writes every row of the stationary heads it is about, which are all
+
+
+def forward_structures(pattern, target, bits, bucket) -> tuple[Structure, ...]:
+    """The parts with queries as rows. Kept."""
+    return _kept(pattern, target.rows("tile_forward", bits, bucket, 0), target.block_y, 0)
+
+
+def backward_structures(pattern, target, bits, bucket, kv) -> tuple[Structure, ...]:
+    """The parts with queries (kv = 0) or keys (kv = 1) as rows. Kept."""
+    return _kept(pattern, target.rows("tile_backward", bits, bucket, kv), target.block_y, kv)
+
+
+def prepare(pattern, target, backward):
+    """Make ahead the structures of the usual dtype and head_dim, and their arrays."""
+    whole = pattern.to("cpu")
+    forward_structures(whole, target, 16, 128)
+    for kv in (0, 1) if backward else ():
+        backward_structures(whole, target, 16, 128, kv)
+
+
+def _kept(pattern, rows, block_y, kv):
+    """The structures of a pattern on the CPU for tiles of `rows` x `block_y`."""
+    return pattern.memo.get(("gpu structures", rows, block_y, kv),
+                            lambda: _structures(pattern.T.parts if kv else pattern.parts, pattern.n_heads, rows,
+                                                block_y, kv))
+
+
+def _structures(parts, n_heads, rows, block_y, turned):
+    single = [p for p in parts if _is_single(p, turned)]
+    others = [p for p in parts if not _is_single(p, turned)]
+    found = []
+    if others:
+        for part in as_tiles([_in_blocks(p, (rows[0], block_y)) for p in others], n_heads):
+            found.append(_best(part, rows, block_y))
+    for part in _single_tiles(single, n_heads, turned):
+        size = part.block_size[0] if turned else ROW
+        found.append(Structure(part, True, ROW if size <= ROW else ROW_KEYS))
+    return tuple(found)
+
+
+def _is_single(part, turned):
+    """Whether the queries of a part are taken one by one."""
+    n_queries = part.n_k_slots if turned else part.n_q_slots
+    if n_queries == 1:
+        return True
+    return not isinstance(part, Ranges) and part.block_size[1 if turned else 0] == 1
+
+
+def _single_tiles(parts, n_heads, turned):
+    """Parts in blocks of one query; those of the same order and block size joined."""
+    cut = []
+    for part in parts:
+        size = ROW_KEYS if isinstance(part, Ranges) else min(part.block_size[0 if turned else 1], ROW_KEYS)
+        cut.append(_in_blocks(part, (size, 1) if turned else (1, size)))
+    return as_tiles(cut, n_heads) if len({p.block_size for p in cut}) < 2 else tuple(cut)
+
+
+def _in_blocks(part, size):
+    return as_blocks(replace(part, block_size=size)) if isinstance(part, Ranges) else reblock(part, size)
+
+
+def _best(part, rows, block_y):
+    """The part in the tiles that waste least: smaller ones only where larger ones hold many pairs for nothing."""
+    best, least = part, part.n_blocks * part.block_size[0]
+    for size in rows[1:]:
+        other = reblock(part, (size, block_y))
+        if part.n_q_slots <= size or least > THIN * other.n_blocks * size:
+            best, least = other, other.n_blocks * size
+    return Structure(best, False, best.block_size[0])
+
+
+def tables(pattern, structure, convert) -> Tables:
+    """The arrays of a structure moved by `convert`. Kept on the pattern."""
+    return pattern.memo.get(("gpu tables", id(structure)), lambda: _tables(structure, convert))
+
+
+def _tables(structure, convert):
+    part = structure.part
+    block_x, block_y = part.block_size
+    masked = part.mask_ids is not None
+    mask_ids = part.mask_ids if masked else np.zeros(part.n_blocks, np.int32)
+    masks = part.masks if masked else np.full((1, block_x, -(-block_y // 32)), 0xFFFFFFFF, np.uint32)
+    x_order = _list(part.q_order, structure.rows if not structure.is_row else block_x)
+    y_order = _list(part.k_order, block_y)
+    if structure.is_row:
+        masks = np.ascontiguousarray(masks[:, 0] if block_x == 1 else masks[:, :, 0])
+        live = exists = np.zeros((1, 1), np.uint32)
+    else:
+        live = np.bitwise_or.reduce(masks, axis=1)
+        exists = _exists(part, y_order)
+    def moved(x, dtype):
+        return convert(np.ascontiguousarray(x, dtype))
+    return Tables(None if x_order is None else moved(x_order, np.int32),
+                  None if y_order is None else moved(y_order, np.int32), moved(part.indices, np.int32),
+                  moved(mask_ids, np.int32), moved(masks, np.uint32), moved(live, np.uint32),
+                  moved(exists, np.uint32))
+
+
+def _list(order, block):
+    """The tokens of an order, each list filled up with nobody to whole blocks; flat. None: slot = token."""
+    if order is None:
+        return None
+    tokens = order.listing()
+    return np.pad(tokens, ((0, 0), (0, 0), (0, -tokens.shape[2] % block)), constant_values=-1).reshape(-1)
+
+
+def _exists(part, y_order):
+    """Bits of the moving slots that hold a token, uint32 (blocks of all lists, words)."""
+    block = part.block_size[1]
+    if y_order is None:
+        y_order = np.where(np.arange(part.n_cols * block) < part.shape[1], 0, -1)
+    bits = np.packbits((y_order >= 0).reshape(-1, block), axis=1, bitorder="little")
+    return np.ascontiguousarray(bits).view(np.uint32).reshape(-1, block // 32)
+
+
+def walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert) -> tuple[Walk, ...]:
+    """The launches over a structure in a call of these sizes. Kept on the pattern.
+
+    More than one only for dk and dv where the query heads of a k/v head differ in structure: they are added in turn.
+    """
+    key = "gpu walks", id(structure), batch, n_heads, n_kv_heads
+    return pattern.memo.get(key, lambda: _walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert))
+
+
+def _walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert):
+    part = structure.part
+    found = _places(structure, batch, n_heads, n_kv_heads, pattern.n_heads, kv)
+    rounds = found[:, 8]
+    launches = []
+    for number in range(rounds.max(initial=-1) + 1):
+        chosen = found[rounds == number]
+        reached = len(chosen) if kv or not structure.is_row else chosen[:, 3].sum()
+        covers = part.heads is None and part.q_order is None and reached == batch * (n_kv_heads if kv else n_heads)
+        launches.append(_walk(pattern, structure, chosen, _work(part, chosen[:, 9]), covers, convert))
+    return tuple(launches)
+
+
+def _walk(pattern, structure, places, work, covers, convert):
+    items, first, counts, groups, group_first, group_counts, n_slots = work
+    lead = places[:, 9]
+    table = places[:, :8].astype(np.int32)
+    table[:, 4], table[:, 5] = first[lead], counts[lead]
+    group_at = np.stack([group_first[lead], group_counts[lead]], axis=1).astype(np.int32)
+    n_groups = int(group_counts[lead].max(initial=0))
+    return Walk(structure, tables(pattern, structure, convert), convert(table), convert(items), len(table),
+                int(counts[lead].max(initial=0)), n_slots, convert(groups) if n_groups else None,
+                convert(group_at) if n_groups else None, n_groups, covers)
+
+
+def _places(structure, batch, n_heads, n_kv_heads, pattern_heads, kv):
+    """int64 (n_places, 10): batch item, x_head, y_head, repeat, 0, 0, x_at, y_at, round, lead of the structure."""
+    part = structure.part
+    heads, within, count = _heads_of(part, n_heads, pattern_heads)
+    if not len(heads):
+        return np.empty((0, 10), np.int64)
+    sizes = (1, _slots(part.q_order, structure.rows if not structure.is_row else part.block_size[0]),
+             _slots(part.k_order, part.block_size[1]))
+    leads = (part.indptr.shape[:2], *((1, 1) if o is None else o.lead for o in (part.q_order, part.k_order)))
+    at = np.empty((batch, len(heads), 3), np.int64)  # lead, x_at, y_at
+    for i, (lead, size) in enumerate(zip(leads, sizes)):
+        item = np.arange(batch)[:, None] * lead[0] // batch
+        at[:, :, i] = (item * lead[1] + within * lead[1] // count) * size
+    kv_heads = heads * n_kv_heads // n_heads
+    joins = kv or structure.is_row
+    bundles = _bundles(kv_heads, at, ROW if structure.is_row and not kv else n_heads) if joins else (
+        np.arange(len(heads)), np.ones(len(heads), np.int64))
+    first, repeat = bundles
+    rounds = np.zeros(len(first), np.int64)
+    if kv:
+        owner = kv_heads[first]
+        rounds = np.arange(len(first)) - np.searchsorted(owner, owner)
+    rows = np.empty((batch, len(first), 10), np.int64)
+    rows[:, :, 0] = np.arange(batch)[:, None]
+    rows[:, :, 1] = kv_heads[first] if kv else heads[first]
+    rows[:, :, 2] = heads[first] if kv else kv_heads[first]
+    rows[:, :, 3], rows[:, :, 4:6], rows[:, :, 8] = repeat, 0, rounds
+    rows[:, :, 6], rows[:, :, 7], rows[:, :, 9] = at[:, first, 1], at[:, first, 2], at[:, first, 0]
+    return rows.reshape(-1, 10)
+
+
+def _slots(order, block):
+    return 0 if order is None else -(-order.n_slots // block) * block
+
+
+def _heads_of(part, n_heads, pattern_heads):
+    """(heads of the call that a part is about, which of the part's each one is, how many the part has)."""
+    if part.heads is None:
+        return np.arange(n_heads), np.arange(n_heads), n_heads
+    wanted = np.arange(n_heads) * pattern_heads // n_heads
+    within = np.searchsorted(part.heads, wanted)
+    there = np.flatnonzero(np.append(part.heads, -1)[within] == wanted)
+    return there, within[there], len(part.heads)
+
+
+def _bundles(kv_heads, at, most):
+    """(first, size) of runs of at most `most` neighbouring heads of one k/v head with equal structure and orders."""
+    same = (np.diff(kv_heads) == 0) & (np.diff(at, axis=1) == 0).all(axis=(0, 2))
+    run = np.concatenate([[0], np.cumsum(~same)])
+    first_of_run = np.searchsorted(run, run)
+    number = np.arange(len(kv_heads)) - first_of_run
+    first = np.flatnonzero(number % most == 0)
+    return first, np.diff(np.append(first, len(kv_heads)))
+
+
+def _work(part, used_leads):
+    """(items, first, counts, groups, first, counts, slots) by lead of the structure; longest items first."""
+    block_y = part.block_size[1]
+    lines = part.indptr.reshape(-1, part.n_rows + 1)
+    sizes = np.diff(lines, axis=1)
+    total = int(sizes.sum(axis=1)[used_leads].sum())
+    longest = max(LEAST // block_y, -(-total // SHARES), 1)
+    pieces = np.maximum(-(-sizes // longest), 1)
+    items, counts, groups, group_counts, n_slots = [], [], [], [], 0
+    for line, size, n in zip(lines, sizes, pieces):
+        row = np.repeat(np.arange(n.size), n)
+        number = np.arange(row.size) - np.repeat(np.cumsum(n) - n, n)
+        begin = size[row] * number // n[row]
+        end = size[row] * (number + 1) // n[row]
+        cut = n > 1
+        slots = np.where(cut, n, 0)
+        first_slot = np.cumsum(slots) - slots
+        slot = np.where(cut[row], first_slot[row] + number, -1)
+        own = np.stack([row, line[row] + begin, end - begin, slot], axis=1)
+        items.append(own[np.argsort(begin - end, kind="stable")])
+        counts.append(len(own))
+        which = np.flatnonzero(cut)
+        groups.append(np.stack([which, first_slot[which], n[which], 0 * which], axis=1))
+        group_counts.append(len(which))
+        n_slots = max(n_slots, int(slots.sum()))
+    counts, group_counts = np.array(counts), np.array(group_counts)
+    return (np.concatenate(items).astype(np.int32), np.cumsum(counts) - counts, counts,
+            np.concatenate(groups).astype(np.int32), np.cumsum(group_counts) - group_counts, group_counts, n_slots)
