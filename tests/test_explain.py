@@ -6,6 +6,8 @@ import pytest
 import sparseattn as sa
 from sparseattn import patterns
 
+OTHERS = dict.fromkeys(("cupy_raw", "numba_cuda"), "it does not take NumPy arrays; move q, k and v to the library it "
+                       "runs on")
 
 def inputs(n=300, n_heads=4, n_kv_heads=2, qk_dim=64, v_dim=32):
     q, k, v = ((1, n_heads, n, qk_dim), (1, n_kv_heads, n, qk_dim), (1, n_kv_heads, n, v_dim))
@@ -23,14 +25,14 @@ def test_numbers(backward):
     assert found.flops == sum(part.flops for part in found.parts)
     assert found.dense_flops == 2 * 4 * 300 * 300 * (3 * 64 + 2 * 32 if backward else 64 + 32)
     assert found.seconds > 0 and found.bytes > 0 and found.n_threads >= 1
-    assert found.refused == {"reference": "runs only when asked for by name"}
+    assert found.refused == {"reference": "runs only when asked for by name", **OTHERS}
 
 
 def test_by_name():
     found = sa.explain(*inputs(), patterns.causal(300), backend="reference")
     assert found.backend == "reference" and found.seconds is None and found.parts == ()
     assert found.flops == found.dense_flops
-    assert found.refused == {"numba_cpu": "reference was asked for by name"}
+    assert found.refused == {"numba_cpu": "reference was asked for by name", **OTHERS}
     assert repr(found).startswith("reference, forward: 69.1 MFLOP (100.0% of dense)")
 
 
@@ -67,7 +69,7 @@ def test_pairs_that_count_twice_cost_twice():
 
 def test_backends():
     found = {backend.name: backend for backend in sa.backends()}
-    assert list(found) == ["numba_cpu", "reference"]
+    assert list(found) == ["numba_cpu", "cupy_raw", "numba_cuda", "reference"]
     assert found["numba_cpu"].usable and found["numba_cpu"].reason is None and found["numba_cpu"].cure is None
     assert not found["numba_cpu"].only_by_name and found["reference"].only_by_name
     assert repr(found["reference"]) == "<reference: usable, only by name>"
@@ -83,4 +85,4 @@ def test_backends_say_why_not(monkeypatch):
     with pytest.raises(NotImplementedError, match=r"no backend can run this call \(numba_cpu: numba is not installed"):
         sa.attend(*inputs(), patterns.causal(300))
     assert sa.explain(*inputs(), patterns.causal(300), backend="reference").refused == {
-        "numba_cpu": "numba is not installed; pip install numba"}
+        "numba_cpu": "numba is not installed; pip install numba", **OTHERS}

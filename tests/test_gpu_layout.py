@@ -22,7 +22,7 @@ def visited(pattern, structures, kv, batch, n_heads, n_kv_heads):
     written = np.zeros((batch, n_kv_heads, n_keys) if kv else (batch, n_heads, n_queries), np.int64)
     for structure in structures:
         launches = layout.walks(pattern, structure, batch, n_heads, n_kv_heads, kv, np.asarray)
-        for number, walk in enumerate(launches):
+        for walk in launches:
             assert walk.n_places == len(walk.places) and walk.n_items == max(walk.places[:, 5])
             for place in walk.places:
                 visit_place(met, written, walk, place, kv, n_heads // max(n_kv_heads, 1))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 
 from sparseattn.options import PLAIN
 
@@ -35,10 +34,10 @@ def why_not(q, k, v, pattern) -> str | None:
 
 @functools.cache
 def _why_not_here():
-    if importlib.util.find_spec("cupy") is None:
+    try:
+        import cupy
+    except ImportError:
         return "CuPy is not installed; pip install 'sparseattn[cuda12]' or 'sparseattn[cuda13]'"
-    import cupy
-
     try:
         if not cupy.cuda.runtime.getDeviceCount():
             return "CuPy finds no GPU; install one, or its driver"

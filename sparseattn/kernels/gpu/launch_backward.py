@@ -1,4 +1,4 @@
-"""From a call to the backward kernels: delta, one walk for dq, one for dk and dv, each with the sums of its cut rows."""
+"""From a call to the backward kernels: delta, a walk for dq, one for dk and dv, and the sums of cut rows."""
 
 from __future__ import annotations
 

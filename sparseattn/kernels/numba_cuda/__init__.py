@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.util
 
 from sparseattn.options import PLAIN
 
@@ -35,8 +34,10 @@ def why_not(q, k, v, pattern) -> str | None:
 
 @functools.cache
 def _why_not_here():
-    if importlib.util.find_spec("cupy") is None:
-        return "CuPy, whose arrays it takes, is not installed; pip install 'sparseattn[cuda12]' or 'sparseattn[cuda13]'"
+    try:
+        import cupy  # noqa: F401, whose arrays it takes
+    except ImportError:
+        return "CuPy is not installed; pip install 'sparseattn[cuda12]' or 'sparseattn[cuda13]'"
     try:
         from sparseattn.kernels.numba_cuda.target import cuda
     except ImportError as error:
