@@ -208,10 +208,10 @@ __device__ __forceinline__ void mma(float* d, const u32* a, u32 b0, u32 b1) {
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// high: the 11 leading bits, rounded; low: what is left, cut by the unit itself
+// high: the 11 leading bits, rounded; low: what is left, rounded too, since the unit cuts off all further bits
 __device__ __forceinline__ void split(float x, u32& high, u32& low) {
   high = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
-  low = __float_as_uint(x - __uint_as_float(high));
+  low = __float_as_uint(x - __uint_as_float(high)) + 0x1000u;
 }
 
 // s = x y^T for 16 * M rows of the tile x from `row` on and N rows of the tile y.
@@ -417,4 +417,55 @@ __device__ __forceinline__ void write_pair_f32(float* row, int col, int width, f
 }
 __device__ __forceinline__ float2 read_pair_f32(const float* row, int col, int width) {
   return make_float2(col < width ? row[col] : 0.f, col + 1 < width ? row[col + 1] : 0.f);
+}
+
+// ---- walks row by row -----------------------------------------------------------------------------
+// N rows of `width` numbers into a tile at `to`; begin(row) is where each begins, null: zeros. `base`: any address of
+// the array. Asynchronous where WIDE.
+template <int N, int THREADS, class Begin> __device__ __forceinline__ void load_rows(u32 to, const element* base, int width, Begin begin) {
+#pragma unroll
+  for (int i = 0; i < (N * CHUNKS + THREADS - 1) / THREADS; i++) {
+    const int at = i * THREADS + threadIdx.x, row = at / CHUNKS, c = at % CHUNKS;
+    if ((N * CHUNKS) % THREADS && at >= N * CHUNKS) break;
+    const element* from = begin(row);
+    const bool there = from && c * CHUNK < width;
+#if WIDE
+    copy_chunk(to + row * ROW_BYTES + c * 16, there ? from + c * CHUNK : base, there);
+#else
+    read_chunk(to + row * ROW_BYTES + c * 16, from, c, width, there);
+#endif
+  }
+}
+
+// A moving row that is looked up: its entry's block (-1: past the last one) and mask, and which row of the entry.
+struct Moving { int block, mask, part; };
+__device__ __forceinline__ Moving look_up(const int* indices, const int* mask_ids, int first, int number, int total, int parts) {
+  if (number >= total) return {-1, 0, 0};
+  const int entry = first + number / parts;
+  return {indices[entry], mask_ids[entry], number % parts};
+}
+// A moving key: token, and the mask word whose bit says whether it is attended. Read in one go, judged later.
+struct Key {
+  int token, bit;
+  u32 word;
+  __device__ __forceinline__ int attended() const { return word >> bit & 1 ? token : -1; }
+};
+__device__ __forceinline__ Key find_key(const Moving& m, int block_y, const u32* masks, const int* order, i64 at, int n_slots, int n) {
+  const int slot = m.block * block_y + m.part;
+  if (m.block < 0 || slot >= n_slots) return {-1, 0, 0};
+  return {token_at(order, at, slot, n), m.part % 32, masks[(i64)m.mask * ((block_y + 31) / 32) + m.part / 32]};
+}
+
+// The natural logarithm of a row's sum of weights 2^(s c - m c).
+__device__ __forceinline__ float log_sum(float m, float l, float c) { return l > 0.f ? fmaf(m * c, LN2, logf(l)) : NEG_INF; }
+
+// ---- joining softmaxes ----------------------------------------------------------------------------
+// A row that was attended before, with this logarithm of its sum: `found` becomes that of both, f the factor of the new
+// output if it was that before, old the factor of the one before.
+__device__ __forceinline__ void join(float before, float& found, float& f, float& old) {
+  if (before == NEG_INF) return;
+  const float top = fmaxf(before, found), a = ex2((found - top) * LOG2E), b = ex2((before - top) * LOG2E), share = 1.f / (a + b);
+  f *= a * share;
+  old = b * share;
+  found = top + logf(a + b);
 }

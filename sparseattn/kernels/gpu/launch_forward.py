@@ -49,7 +49,7 @@ def _run(target, constants, walk, q, k, v, scale, shaped, resumes, keeps, out, c
     n_partial = walk.n_places * walk.n_slots
     part_out = xp.empty((n_partial, rows, v.shape[3]), xp.float32)
     part_lse = xp.empty((n_partial, rows), xp.float32)
-    sizes = q.shape[3], v.shape[3], q.shape[2], k.shape[2]
+    sizes = q.shape[3], v.shape[3], q.shape[1], q.shape[2], k.shape[2]
     results = resumes, keeps, walk.n_slots, out, carry, lse, part_out, part_lse
     start = q, k, v, t.x_order, t.y_order, walk.places, walk.items, t.indices, t.mask_ids, t.masks
     between = (part.block_size[1], part.n_k_slots) if is_row else (t.live, t.exists)
@@ -57,6 +57,7 @@ def _run(target, constants, walk, q, k, v, scale, shaped, resumes, keeps, out, c
                (walk.n_items, walk.n_places), (*start, *between, *sizes, scale, *shaped, *results))
     if walk.n_groups:
         target.run("merge", {**constants, "ROWS": rows, "BY_HEADS": int(is_row)}, (walk.n_groups, walk.n_places),
-                   (walk.groups, walk.group_at, walk.places, t.x_order, v.shape[3], q.shape[2], rows, *results))
+                   (walk.groups, walk.group_at, walk.places, t.x_order, v.shape[3], q.shape[1], q.shape[2], rows,
+                    *results))
 
 

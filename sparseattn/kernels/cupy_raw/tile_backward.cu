@@ -1,0 +1,336 @@
+// Gradients of block-sparse attention, one walk seen twice (KV picks the face). A stationary tile x of ROWS rows meets
+// the moving rows y of its entries:
+//   KV = 1: x1 x2 = k v, y1 y2 = q dout, over the transposed structure: out1 = dk = sum dS y1, out2 = dv = sum P y2
+//   KV = 0: x1 x2 = q dout, y1 y2 = k v, over the structure itself:     out1 = dq = sum dS y1
+// with S = x1 y1^T, dP = x2 y2^T, P = 2^(S scale log2(e) - lse2), dS = P (dP - delta): Dao, "FlashAttention-2", 2023
+// (arXiv:2307.08691), equations of its section 3.1. S and dP are computed in both walks, so nothing is added by
+// several thread blocks and results have equal bits every run.
+//
+// Grid: (most items of a place, places). Threads: 2 * ROWS * SLICES. Warp w has the 16 stationary rows from
+// 16 * (w % (ROWS / 16)) on and the D / SLICES result columns of slice w / (ROWS / 16). SLICES = 2 is for widths whose
+// results do not fit a warp's registers: one warp computes S, the other dP, and they swap them through shared memory.
+// A step is COLS moving rows of one head. Copies run ahead of the products: rows, statistics and bits one step, tokens
+// two, block numbers three, so no step waits for a chain of reads. STAGES = 1 keeps one tile of moving rows, not two.
+// shared: 2 * (ROWS + STAGES * COLS) * row_bytes + STAGES * COLS * (8 + ROWS / 8) + 17 * COLS + 32
+//   + (SLICES == 2) * 4 * ROWS * COLS, where row_bytes = HEAD_DIM * BITS / 8 + 16
+#ifndef SLICES
+#define SLICES 1
+#endif
+#ifndef CTAS
+#define CTAS 1   // thread blocks an SM should have room for
+#endif
+#ifndef BIAS_GRAD
+#define BIAS_GRAD 0
+#endif
+
+constexpr int THREADS = 2 * ROWS * SLICES;
+constexpr int W = D / SLICES;                    // result columns of a warp
+constexpr int STEPS = BLOCK_Y / COLS;            // of a block
+constexpr int WORDS = COLS / 32;                 // mask words of a row and step
+constexpr int BLOCK_WORDS = BLOCK_Y / 32;
+constexpr int X_BYTES = ROWS * ROW_BYTES, Y_BYTES = COLS * ROW_BYTES;
+constexpr int STATS_AT = 2 * X_BYTES + 2 * STAGES * Y_BYTES;
+constexpr int MASKS_AT = STATS_AT + STAGES * COLS * 8;
+constexpr int TOKENS_AT = MASKS_AT + STAGES * ROWS * WORDS * 4;   // rings of four steps from here on
+constexpr int WORDS_AT = TOKENS_AT + 4 * COLS * 4;
+constexpr int BLOCKS_AT = WORDS_AT + 4 * 2 * WORDS * 4;
+constexpr int SWAP_AT = BLOCKS_AT + 4 * 8;
+static_assert(D % (16 * SLICES) == 0 && ROWS % 16 == 0 && BLOCK_Y % COLS == 0 && THREADS >= COLS + 2 * WORDS && SLICES <= 2 && SWAP_AT % 16 == 0, "tile");
+
+#if OUT32
+typedef float result;
+#else
+typedef element result;
+#endif
+
+template <int BYTES> __device__ __forceinline__ void copy_small(u32 to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
+}
+
+// sum += p y for the warp's columns of the tile y. Float32 goes through several groups of 8 columns at once, since a
+// product waits for the one before it in its chain.
+__device__ __forceinline__ void add_products(float (&sum)[1][W / 2], const float (&p)[1][COLS / 2], u32 y, int column, int lane) {
+#if BITS == 16
+  accumulate<1, COLS, W>(sum, p, y, column, lane);
+#else
+  constexpr int CHAINS = W % 32 == 0 ? 4 : W % 24 == 0 ? 3 : 2;
+  const int t = lane & 3, r = lane >> 2;
+  u32 high[COLS / 8][4], low[COLS / 8][4];
+#pragma unroll
+  for (int j = 0; j < COLS / 8; j++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) split(p[0][4 * j + (i == 1 ? 2 : i == 2 ? 1 : i)], high[j][i], low[j][i]);
+#pragma unroll
+  for (int n = 0; n < W / 8; n += CHAINS) {
+    float chain[CHAINS][4];
+#pragma unroll
+    for (int g = 0; g < CHAINS; g++) chain[g][0] = chain[g][1] = chain[g][2] = chain[g][3] = 0.f;
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++) {
+      u32 h[CHAINS][2], l[CHAINS][2];
+#pragma unroll
+      for (int g = 0; g < CHAINS; g++) {
+        const u32 at = y + (8 * j + 2 * t) * ROW_BYTES + (column + 8 * (n + g) + r) * 4;
+        split(word(at), h[g][0], l[g][0]); split(word(at + ROW_BYTES), h[g][1], l[g][1]);
+      }
+#pragma unroll
+      for (int g = 0; g < CHAINS; g++) mma(chain[g], low[j], h[g][0], h[g][1]);
+#pragma unroll
+      for (int g = 0; g < CHAINS; g++) mma(chain[g], high[j], l[g][0], l[g][1]);
+#pragma unroll
+      for (int g = 0; g < CHAINS; g++) mma(chain[g], high[j], h[g][0], h[g][1]);
+    }
+#pragma unroll
+    for (int g = 0; g < CHAINS; g++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) sum[0][4 * (n + g) + i] += chain[g][i];
+  }
+#endif
+}
+
+__device__ __forceinline__ void write_float_pair(float* row, int col, int width, float x, float y) {
+#if WIDE
+  if (col < width) *(float2*)(row + col) = make_float2(x, y);
+#else
+  write_pair_f32(row, col, width, x, y);
+#endif
+}
+// Results of the thread's two rows, times f: to a partial tile, or to the rows of tokens t[0] and t[1] (-1: none).
+__device__ __forceinline__ void write_row(float (&o)[W / 2], float f, int first, int width, int c, const int (&t)[2], Rows<result> out, i64 head, int adds,
+                                          float* part, i64 part_row) {
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    result* to = out.data + head + t[h] * out.token;
+    float* partial = part + (part_row + 8 * h) * width;
+#pragma unroll
+    for (int j = 0; j < W / 8; j++) {
+      const int col = first + 8 * j + 2 * c;
+      float x = o[4 * j + 2 * h] * f, y = o[4 * j + 2 * h + 1] * f;
+      if (part_row >= 0) {
+        write_float_pair(partial, col, width, x, y);
+      } else if (t[h] >= 0) {
+#if OUT32
+        if (adds) { const float2 old = read_pair_f32(to, col, width); x += old.x; y += old.y; }
+        write_float_pair(to, col, width, x, y);
+#else
+        write_pair(to, col, width, x, y);
+#endif
+      }
+    }
+  }
+}
+
+// The two warps of the same rows wait for each other.
+__device__ __forceinline__ void meet(int row) { asm volatile("bar.sync %0, 64;" ::"r"(1 + row / 16) : "memory"); }
+// After it both have s as slice 0 had it and d as slice 1 had it; `at` is a place for COLS / 2 numbers of each lane.
+__device__ __forceinline__ void swap(float (&s)[COLS / 2], float (&d)[COLS / 2], int slice, int row, float4* at) {
+  float4 own[COLS / 8];
+#pragma unroll
+  for (int j = 0; j < COLS / 8; j++) own[j] = make_float4(s[4 * j], s[4 * j + 1], s[4 * j + 2], s[4 * j + 3]);
+  if (slice == 0)
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++) at[32 * j] = own[j];
+  meet(row);
+  if (slice == 1)
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++) { const float4 other = at[32 * j]; at[32 * j] = own[j]; own[j] = other; }
+  meet(row);
+#pragma unroll
+  for (int j = 0; j < COLS / 8; j++) {
+    float4 x = own[j], y = slice == 0 ? at[32 * j] : make_float4(s[4 * j], s[4 * j + 1], s[4 * j + 2], s[4 * j + 3]);
+    s[4 * j] = x.x; s[4 * j + 1] = x.y; s[4 * j + 2] = x.z; s[4 * j + 3] = x.w;
+    d[4 * j] = y.x; d[4 * j + 1] = y.y; d[4 * j + 2] = y.z; d[4 * j + 3] = y.w;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, CTAS)
+tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element> y1, Rows<const element> y2, const float2* stats,
+              const int* x_order, const int* y_order, const int* places, const int4* items, const int* indices, const int* mask_ids,
+              const u32* masks, const u32* live, const u32* exists, int head_dim, int v_dim, int n_heads, int n_x, int n_y, float scale,
+              float softcap, const float* values, const i64* value_at, const int* labels, const code_t* x_codes, const code_t* y_codes,
+              i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
+              void* dvalues, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, float* part1, float* part2) {
+  const int* place = places + 8 * blockIdx.y;
+  if ((int)blockIdx.x >= place[5]) return;
+  const int batch = place[0], y_head = place[2], y_at = place[7];
+  const int4 item = items[place[4] + blockIdx.x];   // row, first, count, slot
+  const int steps = item.z * STEPS * (KV ? place[3] : 1);
+  const Options options = {softcap, values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, kept, word};
+
+  extern __shared__ __align__(16) unsigned char tiles[];
+  const u32 shared = shared_address(tiles), y_tiles = shared + 2 * X_BYTES;
+  const int* tokens = (const int*)(tiles + TOKENS_AT);
+  const u32* words = (const u32*)(tiles + WORDS_AT);      // of a step: live, exists
+  const int2* blocks = (const int2*)(tiles + BLOCKS_AT);  // of a step: block number, mask
+  const int thread = threadIdx.x, lane = thread % 32, c = lane & 3, row = thread / 32 % (ROWS / 16) * 16, slice = thread / (2 * ROWS);
+
+  auto entry_of = [&](int step) { return KV ? step / STEPS % item.z : step / STEPS; };
+  auto head_of = [&](int step) { return KV ? y_head + step / STEPS / item.z : y_head; };
+  auto find_block = [&](int step) {
+    if (step < steps && thread < 2) copy_small<4>(shared + BLOCKS_AT + (step & 3) * 8 + thread * 4, (thread ? mask_ids : indices) + item.y + entry_of(step));
+  };
+  auto find_tokens = [&](int step) {
+    if (step >= steps) return;
+    const int2 at = blocks[step & 3];
+    const int half = step % STEPS, slot = at.x * BLOCK_Y + half * COLS + thread, w = thread - COLS;
+    if (thread < COLS) {
+      if (y_order) copy_small<4>(shared + TOKENS_AT + ((step & 3) * COLS + thread) * 4, y_order + y_at + slot);
+      else ((int*)tokens)[(step & 3) * COLS + thread] = slot < n_y ? slot : -1;
+    } else if (w < 2 * WORDS) {
+      const u32* from = w < WORDS ? live + (i64)at.y * BLOCK_WORDS + w : exists + (i64)(y_at / BLOCK_Y + at.x) * BLOCK_WORDS + w - WORDS;
+      copy_small<4>(shared + WORDS_AT + ((step & 3) * 2 * WORDS + w) * 4, from + half * WORDS);
+    }
+  };
+  auto fetch = [&](int step) {
+    if (step >= steps) return;
+    const int buffer = step % STAGES, head = head_of(step), mask = blocks[step & 3].y;
+    const u32 to = y_tiles + buffer * 2 * Y_BYTES;
+    auto token = [&](int r) {
+      const u32* w = words + (step & 3) * 2 * WORDS + r / 32;
+      return (w[0] & w[WORDS]) >> (r % 32) & 1 ? tokens[(step & 3) * COLS + r] : -1;
+    };
+    load_tile<COLS, THREADS>(to, y1.at(batch, head), y1.token, head_dim, token);
+    load_tile<COLS, THREADS>(to + Y_BYTES, y2.at(batch, head), y2.token, v_dim, token);
+    if (KV && thread < COLS) {
+      const int t = token(thread), at = STATS_AT + (buffer * COLS + thread) * 8;
+      if (t >= 0) copy_small<8>(shared + at, stats + ((i64)batch * n_heads + head) * n_y + t);
+      else *(float2*)(tiles + at) = make_float2(POS_INF, 0.f);
+    }
+    if (mask && thread < ROWS)
+      copy_small<WORDS * 4>(shared + MASKS_AT + (buffer * ROWS + thread) * WORDS * 4, masks + ((i64)mask * ROWS + thread) * BLOCK_WORDS + step % STEPS * WORDS);
+  };
+  auto run_ahead = [&](int step) { fetch(step + 1); find_tokens(step + 2); find_block(step + 3); commit(); };
+
+  find_block(0); find_block(1);
+  commit();
+  if (steps) {
+    auto token = [&](int r) { return token_at(x_order, place[6], item.x * ROWS + r, n_x); };
+    load_tile<ROWS, THREADS>(shared, x1.at(batch, place[1]), x1.token, head_dim, token);
+    load_tile<ROWS, THREADS>(shared + X_BYTES, x2.at(batch, place[1]), x2.token, v_dim, token);
+  }
+  commit();
+  int t[2];
+  float2 row_stats[2];
+  code_t row_codes[2];
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    t[h] = token_at(x_order, place[6], item.x * ROWS + row + lane / 4 + 8 * h, n_x);
+    if (!KV) row_stats[h] = t[h] >= 0 ? stats[((i64)batch * n_heads + place[1]) * n_x + t[h]] : make_float2(POS_INF, 0.f);
+#if BIAS
+    row_codes[h] = t[h] >= 0 ? x_codes[t[h]] : 0;
+#endif
+  }
+  wait_for<1>();
+  __syncthreads();
+  find_tokens(0);
+  commit();
+  wait_for<0>();
+  __syncthreads();
+  run_ahead(-1);
+
+  float sum1[1][W / 2], sum2[1][KV ? W / 2 : 4];
+#pragma unroll
+  for (int i = 0; i < W / 2; i++) { sum1[0][i] = 0.f; if (KV) sum2[0][i] = 0.f; }
+  const float scale2 = scale * LOG2E;
+  int shaped_head = -1;
+  Shaping shaping;
+
+#pragma unroll 1
+  for (int step = 0; step < steps; step++) {
+    const int buffer = step % STAGES;
+    const u32 t1 = y_tiles + buffer * 2 * Y_BYTES, t2 = t1 + Y_BYTES;
+    wait_for<0>();
+    __syncthreads();
+    if (STAGES == 2) run_ahead(step);
+#if BIAS || DROPOUT
+    const int query_head = KV ? head_of(step) : place[1];
+    if (query_head != shaped_head) { shaping = shaping_of(options, batch, query_head, n_heads); shaped_head = query_head; }
+#endif
+    float s[1][COLS / 2], d[1][COLS / 2];
+#if SLICES == 1
+    scores<1, COLS>(s, shared, row, t1, lane);
+    scores<1, COLS>(d, shared + X_BYTES, row, t2, lane);
+#else
+    scores<1, COLS>(s, shared + slice * X_BYTES, row, t1 + slice * Y_BYTES, lane);
+    swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
+#endif
+
+    Words<WORDS> bits[2];
+    {
+      const u32* there = words + (step & 3) * 2 * WORDS + WORDS;
+      const u32* m = (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row + lane / 4) * WORDS;
+      const bool masked = blocks[step & 3].y != 0;
+#pragma unroll
+      for (int w = 0; w < WORDS; w++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) bits[h].w[w] = there[w] & (masked ? m[8 * h * WORDS + w] : ~0u);
+    }
+    if (!SHAPED && !__all_sync(~0u, bits[0].all() && bits[1].all())) apply_mask<COLS>(s[0], bits[0], bits[1], lane);
+
+    // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++) {
+      float4 q;   // lse2 and delta of two columns (KV) or of the thread's two rows
+      if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
+      else q = make_float4(row_stats[0].x, row_stats[0].y, row_stats[1].x, row_stats[1].y);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int h = i / 2, col = 8 * j + 2 * c + i % 2;
+        const bool second = KV ? i % 2 : h;
+        const float lse2 = second ? q.z : q.x, delta = second ? q.w : q.y;
+        float& weight = s[0][4 * j + i];
+        float& gradient = d[0][4 * j + i];
+#if BIAS || DROPOUT
+        const int y_token = tokens[(step & 3) * COLS + col];
+#endif
+#if SHAPED
+        float z = weight * scale, slope = 1.f;
+        const bool there = bits[h].w[j / 4] >> (col % 32) & 1;
+        if (softcap != 0.f) { const float u = tanh_of(z / softcap); z = softcap * u; slope = 1.f - u * u; }
+#if BIAS
+        i64 value = 0;
+        if (there && t[h] >= 0) { value = place_of(options, shaping, row_codes[h], y_codes[y_token], t[h], y_token); z += shaping.values[value]; }
+#endif
+        const float p = there ? ex2(fmaf(z, LOG2E, -lse2)) : 0.f;
+#else
+        const float p = ex2(fmaf(weight, scale2, -lse2));
+#endif
+        weight = p;
+#if DROPOUT
+        const u32 number = KV ? draw(draw(shaping.draw, y_token), t[h]) : draw(draw(shaping.draw, t[h]), y_token);
+        const bool dropped = number <= limit;
+        weight = dropped ? 0.f : p * kept;
+        gradient = dropped ? 0.f : gradient * kept;
+#endif
+        gradient = p == 0.f ? 0.f : p * (gradient - delta);   // also where dP is NaN
+#if BIAS_GRAD
+        if (there && t[h] >= 0 && slice == 0) {
+          const i64 at = shaping.values - values + value;
+#if BIAS_GRAD == 1
+          ((float*)dvalues)[at] = gradient;
+#else
+          atomicAdd((u64*)dvalues + at, (u64)__double2ll_rn(gradient * grain[0]));
+#endif
+        }
+#endif
+#if SHAPED
+        gradient = p == 0.f ? 0.f : gradient * slope;
+#endif
+      }
+    }
+#if KV
+    add_products(sum2, s, t2, slice * W, lane);
+#endif
+    add_products(sum1, d, t1, slice * W, lane);
+    if (STAGES == 1) {
+      __syncthreads();
+      run_ahead(step);
+    }
+  }
+
+  const i64 part_row = item.w < 0 ? -1 : ((i64)blockIdx.y * n_slots + item.w) * ROWS + row + lane / 4;
+  write_row(sum1[0], scale, slice * W, head_dim, c, t, out1, batch * out1.batch + place[1] * out1.head, adds, part1, part_row);
+#if KV
+  write_row(sum2[0], 1.f, slice * W, v_dim, c, t, out2, batch * out2.batch + place[1] * out2.head, adds, part2, part_row);
+#endif
+}
