@@ -9,6 +9,7 @@ import pytest
 import families
 import oracle
 import sparseattn as sa
+from devices import rounding, widest
 from sparseattn import patterns
 
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -98,8 +99,8 @@ def test_pattern_heads_are_kv_heads_or_query_heads(backend):
     mask = oracle.sliding_window(50, left=3, dilation=[1, 4])
     rng = np.random.default_rng(0)
     for n_heads, n_kv_heads in ((2, 1), (2, 2), (6, 2)):
-        q, dout = (rng.standard_normal((1, n_heads, 50, 8)) for _ in range(2))
-        k, v = (rng.standard_normal((1, n_kv_heads, 50, 8)) for _ in range(2))
+        q, dout = (rng.standard_normal((1, n_heads, 50, 8)).astype(widest(backend)) for _ in range(2))
+        k, v = (rng.standard_normal((1, n_kv_heads, 50, 8)).astype(widest(backend)) for _ in range(2))
         compared(pattern, mask, q, k, v, dout, backend)
 
 
@@ -140,25 +141,26 @@ def test_strides(way, dtype, backend):
 
 
 def test_broadcast_and_read_only_inputs(backend):
-    q = np.broadcast_to(np.random.default_rng(0).standard_normal((1, 1, 30, 8)), (2, 3, 30, 8))
+    one = np.random.default_rng(0).standard_normal((1, 1, 30, 8)).astype(widest(backend))
+    q = np.broadcast_to(one, (2, 3, 30, 8))
     compared(patterns.causal(30), oracle.causal(30), q, q, q, q, backend)
 
 
 @pytest.mark.parametrize("ndim", [2, 3, 4])
 def test_axes(ndim, backend):
     mask = oracle.sliding_window(30, left=4)
-    whole = drawn(0, mask, (1, 1, 8, 5), np.float64, batch=1)
+    whole = drawn(0, mask, (1, 1, 8, 5), widest(backend), batch=1)
     q, k, v, dout = (x[(0,) * (4 - ndim)] for x in whole)
     pattern = patterns.sliding_window(30, left=4)
     (out, lse), vjp = sa.vjp(q, k, v, pattern, return_lse=True, backend=backend)
     assert out.shape == q.shape[:-1] + (5,) and lse.shape == q.shape[:-1]
     assert [g.shape for g in vjp(dout)[:3]] == [q.shape, k.shape, v.shape]
-    assert np.allclose(out, oracle.attention(*whole[:3], mask)[0][(0,) * (4 - ndim)], atol=1e-12)
+    assert np.allclose(out, oracle.attention(*whole[:3], mask)[0][(0,) * (4 - ndim)], atol=rounding(backend))
 
 
 @pytest.mark.parametrize("n_heads, n_kv_heads, batch", [(0, 0, 2), (2, 1, 0), (0, 1, 1)])
 def test_no_heads_or_batch(n_heads, n_kv_heads, batch, backend):
-    q, k = np.ones((batch, n_heads, 5, 4)), np.ones((batch, n_kv_heads, 5, 4))
+    q, k = (np.ones((batch, n, 5, 4), widest(backend)) for n in (n_heads, n_kv_heads))
     (out, lse), vjp = sa.vjp(q, k, k, patterns.causal(5), return_lse=True, backend=backend)
     assert out.shape == q.shape and lse.shape == q.shape[:3]
     dq, dk, dv, *_ = vjp(out)
@@ -212,7 +214,7 @@ def test_out(backend):
 
 
 def test_out_beside_its_inputs_in_one_buffer(backend):
-    buffer = np.random.default_rng(0).standard_normal((1, 1, 20, 4, 8))
+    buffer = np.random.default_rng(0).standard_normal((1, 1, 20, 4, 8)).astype(widest(backend))
     q, k, v, out = (buffer[:, :, :, i] for i in range(4))
     expected = sa.attend(q.copy(), k.copy(), v.copy(), patterns.causal(20), backend=backend)
     assert np.array_equal(sa.attend(q, k, v, patterns.causal(20), out=out, backend=backend), expected)

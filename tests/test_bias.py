@@ -10,6 +10,7 @@ import scipy.sparse
 
 import oracle
 import sparseattn as sa
+from devices import rounding, widest
 from sparseattn import Pattern, bias, patterns
 
 
@@ -27,7 +28,7 @@ def distances(n_queries, n_keys, offset=None):
 
 def same_as_dense(term, given, dense, pull, pattern, mask, arrays, backend):
     """A term against its dense bias; pull(ds) adds up the gradient of scores (batch, n_heads, n_queries, n_keys)."""
-    q, k, v, dout = arrays
+    q, k, v, dout = (x.astype(min(x.dtype, np.dtype(widest(backend)))) for x in arrays)
     (out, lse), vjp = sa.vjp(q, k, v, pattern, bias=term, return_lse=True, backend=backend)
     got = vjp(dout)
     exact = oracle.attention(q, k, v, mask, bias=dense) + oracle.all_gradients(dout, q, k, v, mask, bias=dense)
@@ -165,14 +166,14 @@ def test_log_count(name, kind, axes, backend):
     }[name]
     mask = mask.reshape((-1, *mask.shape[-3:]))
     counts = np.random.default_rng(5).integers(0, 4, (*axes, 50, 50))
-    q, k, v, dout = inputs(50, 50)
+    q, k, v, dout = inputs(50, 50, widest(backend))
     whole = np.repeat(counts, 4 // axes[1], 1) if axes[1] > 1 else counts
     (out, lse), vjp = sa.vjp(q, k, v, pattern, bias=bias.log_count(counts_of(kind, counts)), return_lse=True,
                              backend=backend)
     got, weighted = vjp(dout), mask * whole
     exact = oracle.attention(q, k, v, weighted) + oracle.gradients(dout, q, k, v, weighted)
     for a, b in zip((out, lse, *got[:3]), exact, strict=True):
-        assert np.allclose(a, b, atol=1e-11)
+        assert np.allclose(a, b, atol=10 * rounding(backend))
     assert got.dbias is None
 
 
@@ -182,12 +183,12 @@ def test_log_count_of_more_heads_than_the_pattern_has(backend):
     pattern = Pattern.per_head([patterns.strided(24, stride=5, factor="column"), patterns.sliding_window(24, left=9)])
     counted = [Pattern.per_head([windows[0], windows[1], windows[1], windows[0]]), patterns.causal(24), pattern]
     counts = sum(p.to_dense().repeat(4 // p.n_heads, 1).astype(int) for p in counted)
-    q, k, v, dout = inputs(24, 24)
+    q, k, v, dout = inputs(24, 24, widest(backend))
     out, vjp = sa.vjp(q, k, v, pattern, bias=bias.log_count(counted), backend=backend)
-    weighted = pattern.to_dense().repeat(2, 1) * counts
-    assert np.allclose(out, oracle.attention(q, k, v, weighted)[0], atol=1e-12)
+    weighted, unit = pattern.to_dense().repeat(2, 1) * counts, rounding(backend)
+    assert np.allclose(out, oracle.attention(q, k, v, weighted)[0], atol=unit)
     for a, b in zip(vjp(dout)[:3], oracle.gradients(dout, q, k, v, weighted), strict=True):
-        assert np.allclose(a, b, atol=1e-12)
+        assert np.allclose(a, b, atol=unit)
 
 
 @pytest.mark.parametrize("name", ["alibi", "by_offset", "relative_2d", "labels", "log_count"])
@@ -201,12 +202,12 @@ def test_pickle(name):
 
 def test_log_count_is_the_logarithm_of_counts_as_a_bias(backend):
     counts = np.random.default_rng(6).integers(1, 5, (40, 40))
-    q, k, v, dout = inputs(40, 40)
-    results = [sa.vjp(q, k, v, patterns.causal(40), bias=term, softcap=2.0, sinks=np.ones(4), dropout=0.3, seed=5,
-                      backend=backend) for term in (bias.log_count(counts), np.log(counts))]
-    assert np.allclose(results[0][0], results[1][0], atol=1e-12)
+    q, k, v, dout = inputs(40, 40, widest(backend))
+    results = [sa.vjp(q, k, v, patterns.causal(40), bias=term, softcap=2.0, sinks=np.ones(4, q.dtype), dropout=0.3,
+                      seed=5, backend=backend) for term in (bias.log_count(counts), np.log(counts).astype(q.dtype))]
+    assert np.allclose(results[0][0], results[1][0], atol=rounding(backend))
     for a, b in zip(results[0][1](dout)[:3], results[1][1](dout)[:3]):
-        assert np.allclose(a, b, atol=1e-12)
+        assert np.allclose(a, b, atol=rounding(backend))
 
 
 def test_counted_pairs_are_made_once_a_pattern():
@@ -221,7 +222,7 @@ def test_counted_pairs_are_made_once_a_pattern():
 
 
 def test_nothing_counts(backend):
-    q, k, v, dout = inputs(20, 20)
+    q, k, v, dout = inputs(20, 20, widest(backend))
     for counts in (np.zeros((20, 20), int), scipy.sparse.csr_array((20, 20), dtype=int)):
         (out, lse), vjp = sa.vjp(q, k, v, patterns.causal(20), bias=bias.log_count(counts), return_lse=True,
                                  backend=backend)
@@ -250,7 +251,7 @@ def made(name, table):
 def test_a_later_call_sees_new_values_and_builds_nothing_else_anew(name, backend):
     table = np.random.default_rng(8).standard_normal((4, 9))
     term = made(name, table)
-    q, k, v, dout = inputs(20, 20)
+    q, k, v, dout = inputs(20, 20, widest(backend))
     first = sa.attend(q, k, v, patterns.causal(20), bias=term, backend=backend)
     before = term.bind(q, k, 4)
     table *= 2
@@ -285,16 +286,16 @@ def test_gradients_are_differences(name, backend):
 
 def test_caches_that_grow(backend):
     # a token at a time, with batch items of different lengths: the bias of each row is that of one whole call
-    n, table = 25, np.random.default_rng(10).standard_normal((4, 40))
-    q, k, v, _ = inputs(n, n)
+    n, table, unit = 25, np.random.default_rng(10).standard_normal((4, 40)), rounding(backend)
+    q, k, v, _ = inputs(n, n, widest(backend))
     for whole, step in ((bias.by_offset(table, left=30), bias.by_offset(table, left=30, offset=[24, 20])),
                         (bias.alibi(table[:, 0].copy()), bias.alibi(table[:, 0].copy(), offset=[24, 20]))):
         expected = sa.attend(q, k, v, patterns.causal(n), bias=whole, backend=backend)
         last = np.stack([q[0, :, 24:25], q[1, :, 20:21]])
         got = sa.attend(last, k, v, patterns.causal(1, n, offset=[24, 20]), bias=step, backend=backend)
-        assert np.allclose(got[:, :, 0], np.stack([expected[0, :, 24], expected[1, :, 20]]), atol=1e-12)
+        assert np.allclose(got[:, :, 0], np.stack([expected[0, :, 24], expected[1, :, 20]]), atol=unit)
         chunk = sa.attend(q[:, :, 20:], k, v, patterns.causal(5, n), bias=whole, backend=backend)
-        assert np.allclose(chunk, expected[:, :, 20:], atol=1e-12)
+        assert np.allclose(chunk, expected[:, :, 20:], atol=unit)
 
 
 @pytest.mark.parametrize("term, text", [

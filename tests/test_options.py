@@ -9,6 +9,7 @@ import pytest
 import families
 import oracle
 import sparseattn as sa
+from devices import rounding, widest
 from sparseattn import Pattern, patterns
 from test_attend import DTYPES, LAYOUTS, close, drawn
 
@@ -186,8 +187,8 @@ def test_empty_rows_have_the_sink(backend):
 
 @pytest.mark.parametrize("shape", [(5, 0), (0, 5), (0, 0)])
 def test_no_queries_or_keys(shape, backend):
-    q, k = np.ones((1, 2, shape[0], 4)), np.ones((1, 2, shape[1], 4))
-    bias, sinks = np.zeros((2, *shape)), np.array([1.0, 2.0])
+    q, k = (np.ones((1, 2, n, 4), widest(backend)) for n in shape)
+    bias, sinks = np.zeros((2, *shape), widest(backend)), np.array([1, 2], widest(backend))
     (out, lse), vjp = sa.vjp(q, k, k, patterns.dense(*shape), bias=bias, sinks=sinks, softcap=2.0, dropout=0.5, seed=1,
                              return_lse=True, backend=backend)
     assert not out.any() and (lse == sinks[:, None]).all()
@@ -239,26 +240,27 @@ def test_equal_calls_give_equal_bits(backend):
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_missing_axes_are_batch_and_head_0(ndim, backend):
     mask = oracle.causal(30)
-    q, k, v, dout = (x[(0,) * (4 - ndim)] for x in drawn(0, mask, (1, 1, 8, 8), np.float64, batch=1))
-    bias, sinks = np.random.default_rng(0).standard_normal((30, 30)), np.array([0.3])
+    q, k, v, dout = (x[(0,) * (4 - ndim)] for x in drawn(0, mask, (1, 1, 8, 8), widest(backend), batch=1))
+    bias, sinks = (x.astype(q.dtype) for x in (np.random.default_rng(0).standard_normal((30, 30)), np.array([0.3])))
+    unit = rounding(backend)
     out, vjp = sa.vjp(q, k, v, patterns.causal(30), bias=bias, sinks=sinks, dropout=0.2, seed=4, backend=backend)
     lead = (None,) * (4 - ndim)
     options = {"bias": bias, "sinks": sinks, "weights": oracle.dropout_weights((1, 1, 30, 30), 0.2, 4)}
-    assert np.allclose(out[lead], oracle.attention(q[lead], k[lead], v[lead], mask, **options)[0], atol=1e-12)
+    assert np.allclose(out[lead], oracle.attention(q[lead], k[lead], v[lead], mask, **options)[0], atol=unit)
     got = vjp(dout)
     exact = oracle.all_gradients(dout[lead], q[lead], k[lead], v[lead], mask, **options)
-    assert got.dq.shape == q.shape and np.allclose(got.dbias, exact[3][0, 0], atol=1e-12)
-    assert np.allclose(got.dsinks, exact[4], atol=1e-12)
+    assert got.dq.shape == q.shape and np.allclose(got.dbias, exact[3][0, 0], atol=unit)
+    assert np.allclose(got.dsinks, exact[4], atol=10 * unit)
 
 
 def test_merge_of_parts_takes_sinks_in_one_of_them(backend):
-    q, k, v, _ = drawn(0, oracle.causal(60), (2, 1, 8, 8), np.float64)
+    q, k, v, _ = drawn(0, oracle.causal(60), (2, 1, 8, 8), widest(backend))
     near, bias = patterns.sliding_window(60, left=9), np.random.default_rng(0).standard_normal((60, 60))
-    sinks = np.array([0.2, -0.4])
+    bias, sinks = bias.astype(q.dtype), np.array([0.2, -0.4], q.dtype)
     far = patterns.causal(60) - near
     whole = sa.attend(q, k, v, patterns.causal(60), bias=bias, sinks=sinks, softcap=5.0, return_lse=True,
                       backend=backend)
     first = sa.attend(q, k, v, near, bias=bias, sinks=sinks, softcap=5.0, return_lse=True, backend=backend)
     second = sa.attend(q, k, v, far, bias=bias, softcap=5.0, return_lse=True, backend=backend)
     for a, b in zip(sa.merge([first, second]), whole):
-        assert np.allclose(a, b, atol=1e-12)
+        assert np.allclose(a, b, atol=rounding(backend))

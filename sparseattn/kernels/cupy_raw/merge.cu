@@ -2,8 +2,9 @@
 // in the order of the pieces, so that results have equal bits every run. A group is one stationary tile:
 // {row, first slot, number of slots, 0}.
 //
-// Grid: (most groups of a place, places). Threads: 128, one pair of columns of a row at a time each. BY_HEADS = 1: row r of a tile is
-// head x_head + r of the token at slot `row`; 0: the token at slot row * rows + r of head x_head.
+// Grid: (most groups of a place, places, thread blocks that share the rows of a tile). Threads: 128, a warp a row, two
+// columns a thread at a time. BY_HEADS = 1: row r of a tile is head x_head + r of the token at slot `row`; 0: the token at
+// slot row * rows + r of head x_head.
 // shared: 0
 extern "C" __global__ void __launch_bounds__(128)
 merge(const int4* groups, const int2* group_at, const int* places, const int* x_order, int v_dim, int n_heads, int n_x, int rows,
@@ -19,9 +20,9 @@ merge(const int4* groups, const int2* group_at, const int* places, const int* x_
     if (token < 0) continue;
     float top = NEG_INF, total = 0.f;
     for (int s = 0; s < group.z; s++) top = fmaxf(top, part_lse[first + (i64)s * rows + r]);
-    if (top != NEG_INF)
-      for (int s = 0; s < group.z; s++) total += ex2((part_lse[first + (i64)s * rows + r] - top) * LOG2E);
-    float f = total > 0.f ? 1.f / total : 0.f, found = total > 0.f ? top + logf(total) : NEG_INF, old = 0.f;
+    const float shift = top == NEG_INF ? 0.f : top;
+    for (int s = 0; s < group.z; s++) total += ex2((part_lse[first + (i64)s * rows + r] - shift) * LOG2E);
+    float f = total == 0.f ? 0.f : 1.f / total, found = total == 0.f ? NEG_INF : shift + logf(total), old = 0.f;
     const i64 at = ((i64)place[0] * n_heads + head) * n_x + token;
     const float before = resumes ? lse[at] : NEG_INF;
     __syncwarp();
@@ -31,14 +32,13 @@ merge(const int4* groups, const int2* group_at, const int* places, const int* x_
     float* kept_row = carry.at(place[0], head) + token * carry.token;
     for (int col = 2 * lane; col < v_dim; col += 64) {
       float2 x = make_float2(0.f, 0.f);
-      if (top != NEG_INF)
-        for (int s = 0; s < group.z; s++) {
-          const i64 p = first + (i64)s * rows + r;
-          const float weight = ex2((part_lse[p] - top) * LOG2E);
-          const float2 y = read_pair_f32(part_out + p * v_dim, col, v_dim);
-          x.x = fmaf(weight, y.x, x.x);
-          x.y = fmaf(weight, y.y, x.y);
-        }
+      for (int s = 0; s < group.z; s++) {
+        const i64 p = first + (i64)s * rows + r;
+        const float weight = ex2((part_lse[p] - shift) * LOG2E);
+        const float2 y = read_pair_f32(part_out + p * v_dim, col, v_dim);
+        x.x = fmaf(weight, y.x, x.x);
+        x.y = fmaf(weight, y.y, x.y);
+      }
       x.x *= f;
       x.y *= f;
       if (resumes == 1 && old != 0.f) { const float2 y = read_pair_f32(kept_row, col, v_dim); x.x = fmaf(old, y.x, x.x); x.y = fmaf(old, y.y, x.y); }

@@ -103,7 +103,7 @@ __device__ __forceinline__ int token_at(const int* order, i64 at, int slot, int 
 // Whether bit `i` of the words of a step is set.
 template <int N> struct Words {
   u32 w[N];
-  __device__ __forceinline__ bool has(int i) const { return N == 1 ? w[0] >> i & 1 : w[i / 32] >> (i % 32) & 1; }
+  __device__ __forceinline__ bool has(int i) const { return (i < 32 ? w[0] : w[N - 1]) >> (i % 32) & 1; }
   __device__ __forceinline__ bool all() const { return N == 1 ? w[0] == ~0u : (w[0] & w[N - 1]) == ~0u; }
 };
 
@@ -340,10 +340,16 @@ __device__ __forceinline__ Shaping shaping_of(const Options& o, int batch, int h
   return s;
 }
 #if BIAS
+// A limit of places as a code: those that no code can reach become the outermost codes.
+__device__ __forceinline__ code_t limit_of(i64 x) {
+  const i64 most = CODE64 ? 0x7fffffffffffffffll : 0x7fffffffll;
+  return (code_t)(x > most ? most : x < -most ? -most : x);
+}
 // Where the value of a pair stands, counted from the head's values.
 __device__ __forceinline__ i64 place_of(const Options& o, const Shaping& s, code_t x_code, code_t y_code, int x_token, int y_token) {
+  const code_t low = limit_of(o.low), high = limit_of(o.high);
   code_t place = x_code + y_code + s.moved;
-  place = place < (code_t)o.low ? (code_t)o.low : place > (code_t)o.high ? (code_t)o.high : place;
+  place = place < low ? low : place > high ? high : place;
 #if BIAS == 2
   return s.labels[place] + x_token * o.x_step + y_token * o.y_step;
 #else
@@ -351,12 +357,12 @@ __device__ __forceinline__ i64 place_of(const Options& o, const Shaping& s, code
 #endif
 }
 #endif
-// tanh to a few units in the last place: a series where the exponential would cancel
+// tanh to a few units in the last place: a polynomial (relative error 4e-8) where the exponential would cancel
 __device__ __forceinline__ float tanh_of(float x) {
   const float t = fabsf(x), q = x * x;
-  const float near = x * fmaf(q, fmaf(q, fmaf(q, -0.05396825f, 0.13333334f), -0.33333334f), 1.f);
+  const float near = fmaf(x * q, fmaf(q, fmaf(q, fmaf(q, 0.016437576f, -0.052671811f), 0.13320725f), -0.33332947f), x);
   const float far = 1.f - __fdividef(2.f, ex2(2.f * LOG2E * fminf(t, 20.f)) + 1.f);
-  return t < 0.15f ? near : copysignf(far, x);
+  return t < 0.55f ? near : copysignf(far, x);
 }
 
 // ---- online softmax -------------------------------------------------------------------------------
@@ -412,11 +418,19 @@ __device__ __forceinline__ void write_pair(element* row, int col, int width, flo
 #endif
 }
 __device__ __forceinline__ void write_pair_f32(float* row, int col, int width, float x, float y) {
+#if WIDE
+  if (col < width) *(float2*)(row + col) = make_float2(x, y);
+#else
   if (col < width) row[col] = x;
   if (col + 1 < width) row[col + 1] = y;
+#endif
 }
 __device__ __forceinline__ float2 read_pair_f32(const float* row, int col, int width) {
+#if WIDE
+  return col < width ? *(const float2*)(row + col) : make_float2(0.f, 0.f);
+#else
   return make_float2(col < width ? row[col] : 0.f, col + 1 < width ? row[col + 1] : 0.f);
+#endif
 }
 
 // ---- walks row by row -----------------------------------------------------------------------------
@@ -457,7 +471,7 @@ __device__ __forceinline__ Key find_key(const Moving& m, int block_y, const u32*
 }
 
 // The natural logarithm of a row's sum of weights 2^(s c - m c).
-__device__ __forceinline__ float log_sum(float m, float l, float c) { return l > 0.f ? fmaf(m * c, LN2, logf(l)) : NEG_INF; }
+__device__ __forceinline__ float log_sum(float m, float l, float c) { return l == 0.f ? NEG_INF : fmaf(m * c, LN2, logf(l)); }
 
 // ---- joining softmaxes ----------------------------------------------------------------------------
 // A row that was attended before, with this logarithm of its sum: `found` becomes that of both, f the factor of the new

@@ -1,0 +1,1 @@
+"""sparseattn beside PyTorch's attention on one GPU."""

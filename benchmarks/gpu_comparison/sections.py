@@ -1,0 +1,124 @@
+"""Questions beside the table of workloads: options, decoding, the host, the twins, blocks of 64."""
+
+from __future__ import annotations
+
+import time
+
+import cupy
+import numpy as np
+
+import sparseattn as sa
+from gpu_comparison import peers, workloads
+from gpu_comparison.contest import beside_peers, ours_backward, ours_forward, prepared
+from gpu_comparison.report import Question, Row
+from sparseattn import patterns
+
+OPTION_BAR, BIAS_BAR = 1.15, 1.30  # time over that of the plain call
+DECODE_BAR = 0.75  # of the rate of reading
+HOST_BAR = 40  # microseconds
+NUMBA_BARS = 0.15, 0.1  # forward, backward: of cupy_raw's rate
+
+
+def options(shape, dtype, backward):
+    """What each option adds to a causal call and to a window."""
+    _, n_heads, n, _ = shape
+    q, k, v, dout = (peers.shared(peers.random(*shape, dtype=dtype)) for _ in range(4))
+    random = np.random.default_rng(0)
+    table = cupy.asarray(random.standard_normal((n_heads, 1024)), np.float32)
+    distances = cupy.asarray(np.minimum(np.arange(1024) // 32, 31)[::-1].copy(), np.int32)
+    chosen = {
+        "softcap": {"softcap": 30.0},
+        "sinks": {"sinks": cupy.linspace(-1, 1, n_heads, dtype=np.float32)},
+        "dropout": {"dropout": 0.1, "seed": 1},
+        "bias alibi": {"bias": sa.bias.alibi(cupy.asarray(0.5 ** np.arange(1, n_heads + 1), np.float32))},
+        "bias by_offset": {"bias": sa.bias.by_offset(table, left=1023)},
+        "bias labels": {"bias": sa.bias.labels(table[:, :32].copy(), distances, left=1023)},
+        "bias array (n, n)": {"bias": cupy.asarray(random.standard_normal((n, n), np.float32))},
+    }
+    for name, build in (("causal", lambda: patterns.causal(n)),
+                        ("window 1024", lambda: patterns.sliding_window(n, left=1023))):
+        pattern = prepared(build(), backward)
+        plain = {}
+        for option, arguments in {"plain": {}, **chosen}.items():
+            for direction in ("forward", "backward")[:1 + backward]:
+                job, _ = (ours_backward(q, k, v, dout, pattern, **arguments) if direction == "backward"
+                          else ours_forward(q, k, v, pattern, **arguments))
+                row = Row("options", f"{name}: {option}", direction, {"ours": peers.milliseconds(job)})
+                plain.setdefault(direction, row.times["ours"])
+                bar = None if option == "plain" else BIAS_BAR if option.startswith("bias") else OPTION_BAR
+                row.questions.append(Question("time over the plain call's", row.times["ours"] / plain[direction], bar,
+                                              at_most=True))
+                yield row
+
+
+def decode(dtype, batch=4, n_keys=32768, n_kv_heads=8, group=8, head_dim=128):
+    """One query a head over a long cache: the share of the rate at which memory is read."""
+    q = peers.random(batch, n_kv_heads * group, 1, head_dim, dtype=dtype)
+    k, v = (peers.random(batch, n_kv_heads, n_keys, head_dim, dtype=dtype) for _ in range(2))
+    pattern = prepared(patterns.dense(1, n_keys), False)
+    workload = workloads.Workload(f"decode, {n_keys} keys, group {group}", lambda: pattern, None, causal=False)
+    row, = beside_peers("decode", workload, q, k, v, None, dtype)
+    n_bytes = 2 * k.numel() * k.element_size()
+    big = peers.random(1 << 30, dtype="float32")
+    rate = big.numel() * big.element_size() / peers.milliseconds(big.sum)
+    row.questions.insert(0, Question("of the rate of reading", n_bytes / row.times["ours"] / rate, DECODE_BAR, unit=""))
+    row.questions.append(Question("read", n_bytes / row.times["ours"] / 1e6, unit="GB/s"))
+    yield row
+
+
+def host(dtype, calls=2000):
+    """Wall time of small calls that nobody waits for: what the host does for a pattern seen before."""
+    q, k, v, dout = (peers.shared(peers.random(1, 8, 64, 64, dtype=dtype)) for _ in range(4))
+    chosen = {"": {}, ", softcap": {"softcap": 30.0}, ", dropout": {"dropout": 0.1, "seed": 1},
+              ", sinks": {"sinks": cupy.zeros(8, np.float32)},
+              ", by_offset": {"bias": sa.bias.by_offset(cupy.ones((8, 64), np.float32), left=63)}}
+    for name, build in (("causal", lambda: patterns.causal(64)), ("strided", lambda: patterns.strided(64, stride=8))):
+        pattern = prepared(build(), True)
+        for option, arguments in chosen.items():
+            for direction in ("forward", "backward"):
+                job, _ = (ours_backward(q, k, v, dout, pattern, **arguments) if direction == "backward"
+                          else ours_forward(q, k, v, pattern, **arguments))
+                bar = HOST_BAR if direction == "forward" and not option and name == "causal" else None
+                took = Question("host", _microseconds(job, calls), bar, at_most=True, unit="us a call")
+                yield Row("host", f"small {name} call{option}", direction, questions=[took])
+
+
+def _microseconds(job, calls):
+    """Least of five, of a few hundred calls each: the queue of launches must not fill up."""
+    least = np.inf
+    for _ in range(5):
+        cupy.cuda.Device().synchronize()
+        begin = time.perf_counter()
+        for _ in range(calls // 5):
+            job()
+        least = min(least, (time.perf_counter() - begin) / (calls // 5))
+    return least * 1e6
+
+
+def numba(shape, backward):
+    """The readable twin beside cupy_raw, both in float32."""
+    n = shape[2]
+    q, k, v, dout = (peers.shared(peers.random(*shape, dtype="float32")) for _ in range(4))
+    for name, build in (("causal", lambda: patterns.causal(n)),
+                        ("window 1024", lambda: patterns.sliding_window(n, left=1023))):
+        for number, direction in enumerate(("forward", "backward")[:1 + backward]):
+            row = Row("numba", name, direction)
+            for backend in ("cupy_raw", "numba_cuda"):
+                pattern = prepared(build(), backward, backend)
+                job, _ = (ours_backward(q, k, v, dout, pattern, backend) if number
+                          else ours_forward(q, k, v, pattern, backend))
+                row.times[backend] = peers.milliseconds(job)
+            row.ask("cupy_raw", NUMBA_BARS[number], ours="numba_cuda")
+            yield row
+
+
+def blocks(shape, dtype, backward, group=8):
+    """Patterns whose blocks FlexAttention's tiles do not fit, beside Flex at its best block size; grouped heads."""
+    _, n_heads, n, head_dim = shape
+    q, dout = (peers.random(1, n_heads, n, head_dim, dtype=dtype) for _ in range(2))
+    k, v = (peers.random(1, max(n_heads // group, 1), n, head_dim, dtype=dtype) for _ in range(2))
+    made = workloads.in_blocks(n, q.float().cpu().numpy(), k.float().cpu().numpy())
+    for workload in made:
+        per_head = workload.pattern().n_heads > 1
+        yield from beside_peers("blocks", workload, q, k, v, dout if backward else None, dtype, per_head=per_head)
+        peers.free_memory()

@@ -1,0 +1,363 @@
+"""The GPU's backends: the tests of calls and options run there, and what only a GPU can get wrong.
+
+Skipped, with the reason, where there is no CuPy or no device. `-n 12` (pytest-xdist) shares a device among workers.
+"""
+
+# ruff: noqa: F401
+# The imported tests are collected here once more, with the `backend` of this file.
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import families
+import oracle
+import sparseattn as sa
+import test_options
+from devices import BACKENDS, CALLS, cupy_or_skip, moved, poisoned, there_and_back, usable_or_skip
+from sparseattn import Pattern, patterns
+from test_attend import (
+    DTYPES,
+    close,
+    compared,
+    drawn,
+    test_axes,
+    test_broadcast_and_read_only_inputs,
+    test_dlse,
+    test_equal_calls_give_equal_bits,
+    test_families,
+    test_head_layouts,
+    test_huge_scores,
+    test_no_heads_or_batch,
+    test_out,
+    test_out_beside_its_inputs_in_one_buffer,
+    test_out_of_parts_in_16_bits,
+    test_pattern_heads_are_kv_heads_or_query_heads,
+    test_scale,
+    test_strides,
+    test_vjp_is_attend_and_its_backward,
+    test_what_nobody_attends_touches_nothing,
+)
+from test_bias import (
+    test_alibi,
+    test_by_offset,
+    test_by_offset_shared_by_heads,
+    test_caches_that_grow,
+    test_gradient_in_the_dtype_of_the_table,
+    test_labels_of_distances,
+    test_labels_of_pairs,
+    test_log_count,
+    test_log_count_is_the_logarithm_of_counts_as_a_bias,
+    test_log_count_of_more_heads_than_the_pattern_has,
+    test_nothing_counts,
+    test_relative_2d,
+)
+from test_goldens import test_attention, test_decoding_with_a_cache
+from test_goldens_fixed import (
+    test_attention_sinks,
+    test_bigbird_counts_blocks,
+    test_longformer_with_global_projections,
+    test_longt5_local,
+    test_longt5_transient_global,
+    test_pegasusx,
+    test_prefix_lm,
+)
+from test_goldens_grids import (
+    test_neighborhoods,
+    test_single_axes,
+    test_sum_of_axes,
+    test_windows_of_the_second_version,
+    test_windows_with_their_bias,
+)
+from test_goldens_reformer import test_chunks_in_order, test_hashed, test_padding_among_the_buckets
+from test_goldens_routing import test_padding_that_takes_up_places, test_routing
+from test_goldens_selection import (
+    test_block_top_k,
+    test_indexer,
+    test_moba,
+    test_nsa_by_the_rules_of_the_package,
+    test_nsa_of_equal_blocks,
+    test_quest,
+    test_top_k,
+)
+from test_options import (
+    test_16_bit_bias_and_sinks,
+    test_all_together,
+    test_bias_of_minus_infinity_leaves_pairs_out,
+    test_dropped_pairs,
+    test_dropped_pairs_do_not_depend_on_blocks_orders_or_threads,
+    test_each_alone,
+    test_empty_rows_have_the_sink,
+    test_grouped_heads_drop_by_query_head,
+    test_merge_of_parts_takes_sinks_in_one_of_them,
+    test_missing_axes_are_batch_and_head_0,
+    test_no_queries_or_keys,
+    test_shapes_and_strides_of_an_array,
+    test_softcap_of_huge_scores,
+)
+from test_options import test_equal_calls_give_equal_bits as test_equal_calls_with_options_give_equal_bits
+
+NARROW = [name for name in DTYPES if name != "float64"]
+# (query heads a pattern head, query heads a kv head where the pattern has one, qk_dim, v_dim)
+WIDE_LAYOUTS = [(2, 1, 256, 256), (1, 1, 256, 3), (1, 1, 33, 250), (4, 4, 192, 129), (2, 2, 96, 96), (20, 20, 128, 128)]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request, monkeypatch):
+    """Name of a GPU's backend; as long as a test has it, calls take NumPy arrays to the GPU and back."""
+    cupy_or_skip()
+    name = usable_or_skip(request.param)
+    for where, function in CALLS:
+        monkeypatch.setattr(where, function, there_and_back(getattr(where, function)))
+    return name
+
+
+@pytest.fixture(params=BACKENDS)
+def on_gpu(request):
+    """Name of a GPU's backend, for tests that hold CuPy arrays themselves."""
+    cupy_or_skip()
+    return usable_or_skip(request.param)
+
+
+def arrays_there(seed, mask, layout, dtype, **options):
+    return moved(drawn(seed, mask, layout, DTYPES[dtype], **options))
+
+
+def both_ways(q, k, v, dout, pattern, backend, **options):
+    """(out, lse, dq, dk, dv, ...) of CuPy arrays, those that there are; memory starts as NaN."""
+    with poisoned():
+        out, lse = sa.attend(q, k, v, pattern, return_lse=True, backend=backend, **options)
+        gradients = sa.attend_backward(dout, q, k, v, out, lse, pattern, backend=backend, **options)
+    return [x for x in (out, lse, *gradients) if x is not None]
+
+
+WALKS = {
+    "window": (lambda: patterns.sliding_window(150, left=40), oracle.sliding_window(150, left=40)),
+    "strided": (lambda: patterns.strided(150, stride=12), oracle.strided(150, stride=12)),
+    "rows": (lambda: patterns.sliding_window(150, left=40).reblock((1, 16)), oracle.sliding_window(150, left=40)),
+}
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("layout", WIDE_LAYOUTS, ids=str)
+@pytest.mark.parametrize("walk", WALKS)
+def test_wide_heads_and_large_groups(walk, layout, dtype, backend):
+    build, mask = WALKS[walk]
+    compared(build(), mask, *drawn(5, mask, layout, DTYPES[dtype], batch=1), backend)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("name", ["dense(3, 9000)", "causal(70, 9000)", "globals(2300)", "dense(9000, 5)"])
+def test_rows_that_are_cut(name, dtype, backend):
+    pattern, mask = {
+        "dense(3, 9000)": lambda: (patterns.dense(3, 9000).reblock((1, 64)), oracle.dense(3, 9000)),
+        "causal(70, 9000)": lambda: (patterns.causal(70, 9000), oracle.causal(70, 9000)),
+        "globals(2300)": lambda: (patterns.global_tokens(2300, [3, 900]), oracle.global_tokens(2300, [3, 900])),
+        "dense(9000, 5)": lambda: (patterns.dense(9000, 5), oracle.dense(9000, 5)),
+    }[name]()
+    arrays = drawn(6, mask, (2, 2, 40, 24) if dtype == "float32" else (2, 1, 64, 64), DTYPES[dtype], batch=1)
+    sinks = np.linspace(-1, 1, arrays[0].shape[1]).astype(np.float32)
+    test_options.compared(pattern, mask, arrays, {"sinks": sinks}, {"sinks": sinks}, backend)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("lead, width", [(1, 64), (8, 64), (3, 20)])
+def test_views_that_begin_anywhere(lead, width, dtype, backend):
+    mask = oracle.strided(70, stride=8)
+    wide = drawn(0, mask, (4, 2, 100, 100), DTYPES[dtype])
+    compared(patterns.strided(70, stride=8), mask, *(x[..., lead:lead + width] for x in wide), backend)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("case", families.TABLE[::9], ids=lambda case: case.name)
+def test_as_on_the_cpu(case, dtype, on_gpu):
+    """Same options too: dropout leaves out the same pairs."""
+    arrays = drawn(2, case.mask, (2, 2, 40, 40), DTYPES[dtype])
+    ours, _, _ = test_options.options_of(("softcap", "bias", "sinks", "dropout"), arrays[0], case.mask)
+    here = both_ways_here(*arrays, case.build(), **ours)
+    there = both_ways(*moved(arrays), case.build().to("cuda"), on_gpu, **moved(ours))
+    unit = float(ml_dtypes.finfo(DTYPES[dtype]).eps)
+    for name, a, b in zip(("out", "lse", "dq", "dk", "dv", "dbias", "dsinks"), there, here, strict=True):
+        a, b = (x.astype(np.float64) for x in (a.get(), b))
+        assert np.array_equal(np.isfinite(a), np.isfinite(b)), name
+        a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+        # out is rounded to 16 bits before the backward reads it, on either side
+        assert np.abs(a - b).max(initial=0) <= max(2 * unit, 2e-5) * np.abs(b).max(initial=1), name
+
+
+def both_ways_here(q, k, v, dout, pattern, **options):
+    out, lse = sa.attend(q, k, v, pattern, return_lse=True, backend="numba_cpu", **options)
+    gradients = sa.attend_backward(dout, q, k, v, out, lse, pattern, backend="numba_cpu", **options)
+    return [x for x in (out, lse, *gradients) if x is not None]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_equal_bits_from_cut_rows_and_shared_values(dtype, on_gpu):
+    n = 5000
+    pattern = (patterns.sliding_window(n, left=50) | patterns.global_tokens(n, [0, 7])).to("cuda")
+    shape = (2, n, 48)
+    q, k, v, dout = moved([np.random.default_rng(i).standard_normal(shape).astype(DTYPES[dtype]) for i in range(4)])
+    table = moved(np.random.default_rng(4).standard_normal((2, 90)).astype(np.float32))
+    results = [both_ways(q, k, v, dout, pattern, on_gpu, bias=sa.bias.by_offset(table, left=80), dropout=0.1, seed=3)
+               for _ in range(4)]
+    for other in results[1:]:
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["plain", "options"])
+@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_captured_in_a_graph(dtype, walk, kind, on_gpu):
+    """A call makes no use of the host's memory or of another stream, and waits for nothing."""
+    cupy = cupy_or_skip()
+    build, mask = WALKS[walk]
+    pattern = build().to("cuda").prepare(on_gpu)
+    arrays = arrays_there(0, mask, (4, 2, 64, 64), dtype)
+    others = arrays_there(1, mask, (4, 2, 64, 64), dtype)
+    table = cupy.asarray(np.random.default_rng(2).standard_normal((arrays[0].shape[1], 60)), np.float32)
+    term, sinks = sa.bias.by_offset(table, left=50), cupy.linspace(-1, 1, arrays[0].shape[1], dtype=np.float32)
+    options = {"softcap": 2.0, "bias": term, "sinks": sinks, "dropout": 0.2, "seed": 9} if kind == "options" else {}
+
+    def run():
+        out, lse = sa.attend(*arrays[:3], pattern, return_lse=True, backend=on_gpu, **options)
+        return out, lse, *sa.attend_backward(arrays[3], *arrays[:3], out, lse, pattern, backend=on_gpu, **options)
+
+    cupy.cuda.Device().synchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        run()
+        stream.begin_capture()
+        results = [x for x in run() if x is not None]
+        graph = stream.end_capture()
+        for mine, new in zip(arrays, others):
+            mine[...] = new
+        for x in results:
+            x.view(f"u{x.itemsize}")[...] = 2 ** (8 * x.itemsize) - 1
+        graph.launch(stream)
+        expected = [x for x in run() if x is not None]
+    stream.synchronize()
+    assert len(results) == len(expected) == (7 if kind == "options" else 5)
+    for got, wanted in zip(results, expected):
+        assert np.isfinite(got.get().astype(np.float32)).any() and got.get().tobytes() == wanted.get().tobytes()
+
+
+def test_calls_run_on_the_current_stream(on_gpu):
+    cupy = cupy_or_skip()
+    pattern = patterns.causal(500).to("cuda")
+    q, k, v = moved([np.random.default_rng(i).standard_normal((1, 2, 500, 64), np.float32) for i in range(3)])
+    expected = sa.attend(q, k, v, pattern, backend=on_gpu).get()
+    late, busy = cupy.full_like(q, np.nan), cupy.ones((6000, 6000), np.float32)
+    cupy.cuda.Device().synchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        for _ in range(5):
+            busy = busy @ busy * 1e-4
+        late[...] = q + 0 * busy[0, 0]
+        out = sa.attend(late, k, v, pattern, backend=on_gpu)
+    stream.synchronize()
+    assert np.array_equal(out.get(), expected)
+
+
+def test_calls_run_where_q_is(on_gpu):
+    cupy = cupy_or_skip()
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("there is one GPU; this needs two")
+    mask, pattern = oracle.strided(150, stride=12), patterns.strided(150, stride=12)
+    with cupy.cuda.Device(0):
+        arrays = arrays_there(0, mask, (2, 1, 64, 64), "float32")
+        expected = both_ways(*arrays, pattern.to("cuda:0"), on_gpu)
+    with cupy.cuda.Device(1):
+        there = arrays_there(0, mask, (2, 1, 64, 64), "float32")
+    with cupy.cuda.Device(0):
+        got = both_ways(*there, pattern.to(there[0].device), on_gpu)
+    for a, b in zip(got, expected, strict=True):
+        assert a.device.id == 1 and a.get().tobytes() == b.get().tobytes()
+
+
+def test_more_than_2_31_elements(on_gpu):
+    """Offsets of tokens (q, dout: heads beside each other) and of heads (k, out, gradients) both pass 2**31."""
+    cupy = cupy_or_skip()
+    n_heads, n_tokens, width, last = 520, 65536, 64, 300
+    size = n_heads * n_tokens * width * 2
+    cupy.get_default_memory_pool().free_all_blocks()
+    if cupy.cuda.Device().mem_info[0] < 9 * size:
+        pytest.skip(f"this needs {9 * size >> 30} GiB of free memory on the GPU")
+    assert n_heads * n_tokens * width > 2**31
+    random = cupy.random.RandomState(0)
+    q, dout = (cupy.empty((1, n_tokens, n_heads, width), np.float16).transpose(0, 2, 1, 3) for _ in range(2))
+    k = cupy.empty((1, n_heads, n_tokens, width), np.float16)
+    for x in (q, k, dout):
+        for first in range(0, n_heads, 40):
+            x[:, first:first + 40] = random.standard_normal(x[:, first:first + 40].shape, np.float32)
+    pattern = patterns.sliding_window(n_tokens, left=63).to("cuda")
+    out, lse = sa.attend(q, k, k, pattern, return_lse=True, backend=on_gpu)
+    gradients = sa.attend_backward(dout, q, k, k, out, lse, pattern, backend=on_gpu)[:3]
+    # the first of the last tokens see what is cut off
+    mask, seen = oracle.sliding_window(last, left=63), np.s_[:, :, 100:]
+    for head in (0, 259, n_heads - 1):
+        here = [x[:, head:head + 1, n_tokens - last:].get() for x in (q, k, dout)]
+        there = [x[:, head:head + 1, n_tokens - last:].get()[seen] for x in (out, lse, *gradients)]
+        q1, k1, dout1 = here
+        exact = oracle.attention(q1, k1, k1, mask) + oracle.gradients(dout1, q1, k1, k1, mask)
+        plain = list(oracle.plain(dout1, q1, k1, k1, mask))
+        for i, (name, got) in enumerate(zip(("out", "lse", "dq", "dk", "dv"), there)):
+            close(f"{name} of head {head}", got, exact[i][seen], (result[i][seen] for result in plain))
+    del q, k, dout, out, lse, gradients
+    cupy.get_default_memory_pool().free_all_blocks()
+
+
+def test_pattern_elsewhere_is_refused(on_gpu):
+    x = moved(np.zeros((1, 1, 8, 4), np.float32))
+    with pytest.raises(ValueError, match=r"move it once with pattern.to\('cuda'\)"):
+        sa.attend(x, x, x, patterns.causal(8), backend=on_gpu)
+    with pytest.raises(NotImplementedError, match="does not take NumPy arrays"):
+        sa.attend(*3 * [x.get()], patterns.causal(8), backend=on_gpu)
+    with pytest.raises(NotImplementedError, match="does not take CuPy arrays"):
+        sa.attend(x, x, x, patterns.causal(8).to("cuda"), backend="numba_cpu")
+
+
+def test_what_a_backend_refuses(on_gpu):
+    cupy, pattern = cupy_or_skip(), patterns.causal(8).to("cuda")
+    for shape, dtype, words in (((1, 1, 8, 4), np.float64, "float64; convert q, k and v to one of float16"),
+                                ((1, 1, 8, 257), np.float32, "head_dim is 257 in q and k"),
+                                ((65536, 1, 8, 4), np.float16, "65536 batch items of 1 heads")):
+        x = cupy.zeros(shape, dtype)
+        with pytest.raises(NotImplementedError, match=words):
+            sa.attend(x, x, x, pattern, backend=on_gpu)
+
+
+def content(q, k):
+    """Name -> the pattern that is chosen by what q and k hold."""
+    p = patterns
+    return {
+        "top_k": lambda: p.top_k(q, k, n_selected=9, causal=True),
+        "block_top_k": lambda: p.block_top_k(q, k, block_size=16, n_blocks=3),
+        "moba": lambda: p.moba(q, k, chunk_size=32, top_k=3),
+        "quest": lambda: p.quest(q, k, page_size=16, token_budget=64),
+        "lsh": lambda: p.lsh(q, k, n_buckets=8, n_hashes=2, chunk_length=16),
+        "clusters": lambda: p.clusters(q, k, q[0, :, :6], window=32),
+        "xattention": lambda: p.xattention(q, k, stride=4, block_size=32, threshold=0.8),
+    }
+
+
+def chosen_there(name, q, k):
+    """The pattern chosen from CuPy arrays; the test is skipped where a family refuses them."""
+    try:
+        return content(q, k)[name]()
+    except NotImplementedError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("where", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", content(None, None))
+def test_chosen_by_content(name, where, on_gpu):
+    arrays = drawn(7, oracle.causal(192), (2, 1, 32, 32), np.float32)
+    there = moved(arrays)
+    chosen = chosen_there(name, *there[:2]) if where == "gpu" else content(*arrays[:2])[name]()
+    pattern, mask = chosen.to("cuda"), chosen.to("cpu").to_dense()
+    assert mask.any() and not mask.all() and (where == "cpu" or chosen is pattern)
+    got = [x.get() for x in both_ways(*there, pattern, on_gpu)]
+    exact = oracle.attention(*arrays[:3], mask) + oracle.gradients(arrays[3], *arrays[:3], mask)
+    plain = list(oracle.plain(arrays[3], *arrays[:3], mask))
+    for i, (label, value) in enumerate(zip(("out", "lse", "dq", "dk", "dv"), got, strict=True)):
+        close(label, value, exact[i], (result[i] for result in plain))
