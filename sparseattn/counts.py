@@ -52,10 +52,10 @@ class Counts:
             return made
 
     def _make(self, pattern):
-        met = [p & pattern for p in self.patterns]
+        met = [p.to("cpu") & pattern.to("cpu") for p in self.patterns]
         n_heads = max(p.n_heads for p in met)
         parts = [widened(part, p.n_heads, n_heads) for p in met for part in p.tiles()]
-        return repeating(parts, pattern.shape, max(p.batch for p in met), n_heads)
+        return repeating(parts, pattern.shape, max(p.batch for p in met), n_heads).to(pattern.device)
 
     def _check(self, pattern, batch, n_heads):
         for p in self.patterns:

@@ -34,11 +34,11 @@ LAYERS = (
 ALLOWED = {("sparseattn.pattern.core", "sparseattn.dispatch")}
 
 # what these share has a folder beside them
-GPU_BACKENDS = ("sparseattn.kernels.cupy_raw", "sparseattn.kernels.numba_cuda")
+GPU_BACKENDS = ("sparseattn.kernels.cupy_raw",)
 
 # package: (where it may be imported at all, where at the top of a module)
 HEAVY = {
-    "numba": (("sparseattn.kernels.numba_cpu", "sparseattn.kernels.numba_cuda", "sparseattn.selection.compiled"),) * 2,
+    "numba": (("sparseattn.kernels.numba_cpu", "sparseattn.selection.compiled"),) * 2,
     "llvmlite": (("sparseattn.kernels.numba_cpu",),) * 2,
     "cupy": (("sparseattn.xp", "sparseattn.kernels"), ("sparseattn.kernels.cupy_raw.module",)),
     "scipy": (("sparseattn",), ()),

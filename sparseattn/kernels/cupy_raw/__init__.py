@@ -45,7 +45,7 @@ def _why_not_here():
         return f"CuPy finds no GPU ({error}); install one, or its driver"
     capability = int(cupy.cuda.Device().compute_capability)
     if capability < OLDEST:
-        return f"the GPU has compute capability {capability / 10}; use one of {OLDEST / 10} or newer, or numba_cuda"
+        return f"the GPU has compute capability {capability / 10}; use one of {OLDEST / 10} or newer"
     return None
 
 

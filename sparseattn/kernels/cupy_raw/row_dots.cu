@@ -7,6 +7,8 @@
 // shared: 0
 constexpr int PER_ROW = CHUNKS >= 32 ? 32 : CHUNKS >= 16 ? 16 : CHUNKS >= 8 ? 8 : 4;
 
+// sum + x y; the out y of a query without keys is 0, whatever its dout x holds
+__device__ __forceinline__ float plus(float sum, float x, float y) { return y == 0.f ? sum : fmaf(x, y, sum); }
 __device__ __forceinline__ float dot_chunk(const element* x, const element* y, int c, int width) {
   float sum = 0.f;
 #if WIDE
@@ -17,15 +19,15 @@ __device__ __forceinline__ float dot_chunk(const element* x, const element* y, i
   for (int i = 0; i < 4; i++) {
 #if BITS == 16
     const float2 f = unpack2(a[i]), g = unpack2(b[i]);
-    sum = fmaf(f.x, g.x, fmaf(f.y, g.y, sum));
+    sum = plus(plus(sum, f.y, g.y), f.x, g.x);
 #else
-    sum = fmaf(__uint_as_float(a[i]), __uint_as_float(b[i]), sum);
+    sum = plus(sum, __uint_as_float(a[i]), __uint_as_float(b[i]));
 #endif
   }
 #else
 #pragma unroll
   for (int i = 0; i < CHUNK; i++)
-    if (c * CHUNK + i < width) sum = fmaf(widened(x[c * CHUNK + i]), widened(y[c * CHUNK + i]), sum);
+    if (c * CHUNK + i < width) sum = plus(sum, widened(x[c * CHUNK + i]), widened(y[c * CHUNK + i]));
 #endif
   return sum;
 }

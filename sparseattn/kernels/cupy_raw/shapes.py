@@ -8,7 +8,8 @@ BLOCK_Y = 64  # moving slots of a block
 THREADS = 128  # of the kernels that have no tiles of their own size
 SPREAD = 8  # thread blocks that share the rows of a cut tile when its pieces are added
 
-# (bits, columns): (stationary rows, the preferred number first), moving rows of a step, thread blocks an SM has room for
+# (bits, columns): (stationary rows, the preferred number first), moving rows of a step, thread blocks an SM has room
+# for
 FORWARD = {
     (16, 32): ((128, 64), 64, 2), (16, 64): ((128, 64), 64, 2), (16, 96): ((128, 64), 64, 2),
     (16, 128): ((128, 64), 64, 2), (16, 192): ((128, 64), 32, 1), (16, 256): ((128, 64), 32, 1),
@@ -21,6 +22,20 @@ BACKWARD = {
     (16, 128): ((128, 64), 64, 2, 1), (16, 192): ((64,), 64, 1, 2), (16, 256): ((64,), 64, 1, 2),
     (32, 32): ((64,), 64, 2, 1), (32, 64): ((64,), 32, 2, 2), (32, 96): ((64,), 32, 2, 2),
     (32, 128): ((64,), 32, 2, 2), (32, 192): ((64,), 32, 1, 2), (32, 256): ((32,), 32, 1, 2),
+}
+
+# row_forward in 16 bits: thread blocks an SM has room for
+ROOM_FOR_ROWS = {32: 4, 64: 4, 96: 3, 128: 3}
+# row_backward, (bits, columns): moving rows of a step, tiles of them, thread blocks that share the columns of dk and dv
+ROWS_OF_16 = {
+    (16, 32): (64, 2, 1), (16, 64): (64, 2, 1), (16, 96): (64, 2, 1), (16, 128): (64, 2, 1), (16, 192): (64, 2, 2),
+    (16, 256): (64, 2, 2), (32, 32): (64, 2, 1), (32, 64): (64, 2, 1), (32, 96): (64, 2, 1), (32, 128): (64, 2, 1),
+    (32, 192): (32, 2, 2), (32, 256): (32, 2, 2),
+}
+ROWS_OF_64 = {
+    (16, 32): (32, 2, 1), (16, 64): (32, 2, 1), (16, 96): (32, 2, 1), (16, 128): (32, 2, 1), (16, 192): (32, 2, 2),
+    (16, 256): (32, 2, 2), (32, 32): (32, 2, 1), (32, 64): (32, 2, 1), (32, 96): (32, 2, 1), (32, 128): (32, 2, 2),
+    (32, 192): (32, 1, 2), (32, 256): (16, 1, 2),
 }
 
 
@@ -46,9 +61,8 @@ def shape_of(name, constants) -> Shape:
 def _tile_forward(c, row_bytes):
     _, cols, room = FORWARD[c["BITS"], c["HEAD_DIM"]]
     warp_rows = 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
-    tokens = 4 * cols if c["BIAS"] or c["DROPOUT"] else 0
     return Shape({"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": room}, 32 * c["ROWS"] // warp_rows,
-                 (c["ROWS"] + 2 * cols) * row_bytes + tokens)
+                 (c["ROWS"] + 2 * cols) * row_bytes)
 
 
 def _tile_backward(c, row_bytes):
@@ -60,13 +74,15 @@ def _tile_backward(c, row_bytes):
 
 
 def _row_forward(c, row_bytes):
-    cols, stages = 64, 2
-    return Shape({"COLS": cols, "STAGES": stages}, THREADS,
+    cols, stages = 32 if c["BITS"] == 32 and c["HEAD_DIM"] > 128 else 64, 2
+    room = ROOM_FOR_ROWS.get(c["HEAD_DIM"], 1) if c["BITS"] == 16 else 1
+    return Shape({"COLS": cols, "STAGES": stages, "CTAS": room}, THREADS,
                  (16 + 2 * stages * cols) * row_bytes + (stages + 1) * cols * 4)
 
 
 def _row_backward(c, row_bytes):
-    cols, stages, slices = 64, 1, 1
+    cols, stages, slices = (ROWS_OF_16 if c["ROWS"] == 16 else ROWS_OF_64)[c["BITS"], c["HEAD_DIM"]]
+    slices = slices if c["KV"] else 1
     shared = 2 * (c["ROWS"] + stages * cols) * row_bytes + c["KV"] * stages * cols * 8
     return Shape({"COLS": cols, "STAGES": stages, "SLICES": slices}, THREADS,
                  shared + (stages + 1) * cols * (12 if c["KV"] else 4), slices)

@@ -367,6 +367,8 @@ __device__ __forceinline__ float tanh_of(float x) {
 
 // ---- online softmax -------------------------------------------------------------------------------
 struct Row { float m = NEG_INF, l = 0.f; };
+// Exponents from here on: a rounded one would be off by whole numbers, so the maximum is taken off before scaling.
+#define TOO_LARGE 1.6e7f
 
 // Scores to exponentials in place, 2^(s * c). Returns the factors for the old output rows: 1 while the running maximum
 // has grown by under 2^8, so most steps rescale nothing.
@@ -385,7 +387,14 @@ template <int N> __device__ __forceinline__ float2 online_softmax(float (&s)[N],
   float2 f = make_float2(1.f, 1.f);
   if (x0 > r0.m + slack) { f.x = ex2((r0.m - x0) * c); r0.m = x0; }
   if (x1 > r1.m + slack) { f.y = ex2((r1.m - x1) * c); r1.m = x1; }
-  const float b0 = r0.m == NEG_INF ? 0.f : r0.m * c, b1 = r1.m == NEG_INF ? 0.f : r1.m * c;
+  float b0 = r0.m == NEG_INF ? 0.f : r0.m * c, b1 = r1.m == NEG_INF ? 0.f : r1.m * c;
+  if (__any_sync(~0u, fmaxf(fabsf(b0), fabsf(b1)) > TOO_LARGE)) {
+    const float m0 = fabsf(b0) > TOO_LARGE ? r0.m : 0.f, m1 = fabsf(b1) > TOO_LARGE ? r1.m : 0.f;
+#pragma unroll
+    for (int i = 0; i < N; i += 4) { s[i] -= m0; s[i + 1] -= m0; s[i + 2] -= m1; s[i + 3] -= m1; }
+    b0 = m0 != 0.f ? 0.f : b0;
+    b1 = m1 != 0.f ? 0.f : b1;
+  }
   float s0 = 0.f, s1 = 0.f, t0 = 0.f, t1 = 0.f;
 #pragma unroll
   for (int i = 0; i < N; i += 4) {

@@ -291,9 +291,9 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
         i64 value = 0;
         if (there && t[h] >= 0) { value = place_of(options, shaping, row_codes[h], y_codes[y_token], t[h], y_token); z += shaping.values[value]; }
 #endif
-        const float p = there ? ex2(fmaf(z, LOG2E, -lse2)) : 0.f;
+        const float p = there ? ex2(fminf(fmaf(z, LOG2E, -lse2), 0.f)) : 0.f;
 #else
-        const float p = ex2(fmaf(weight, scale2, -lse2));
+        const float p = ex2(fminf(fmaf(weight, scale2, -lse2), 0.f))  /* no weight is above 1, whatever rounding says */;
 #endif
         weight = p;
 #if DROPOUT

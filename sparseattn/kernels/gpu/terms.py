@@ -183,7 +183,7 @@ class BiasGradient:
 
 
 def _largest(xp, x):
-    return xp.where(xp.isfinite(x), abs(x), 0).max(initial=0).astype(xp.float64)
+    return xp.where(xp.isfinite(x), abs(x), 0).max().astype(xp.float64) if x.size else xp.zeros((), xp.float64)
 
 
 def _largest_norm(xp, x):
