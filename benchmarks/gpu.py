@@ -11,7 +11,7 @@ import argparse
 import sys
 
 SIZES = {"bfloat16": "128x8192x2x16", "float16": "128x8192x2x16", "float32": "128x4096x2x16"}
-SECTIONS = ("options", "decode", "host", "numba", "blocks")
+SECTIONS = ("options", "decode", "host", "blocks")
 
 
 def main(arguments=None):
@@ -44,8 +44,6 @@ def found(args):
     for shape in shapes:
         if args.options:
             yield from sections.options(shape, args.dtype, args.backward)
-        if args.numba:
-            yield from sections.numba(shape, args.backward)
         if args.blocks:
             yield from sections.blocks(shape, args.dtype, args.backward)
     if args.decode:
@@ -84,7 +82,6 @@ def _parser():
     parser.add_argument("--options", action="store_true", help="what each option costs beside the plain call")
     parser.add_argument("--decode", action="store_true", help="one query a head over a long cache")
     parser.add_argument("--host", action="store_true", help="the host's time for a call with a pattern seen before")
-    parser.add_argument("--numba", action="store_true", help="numba_cuda beside cupy_raw, in float32")
     parser.add_argument("--blocks", action="store_true", help="blocks of 64, and others that Flex's tiles do not fit")
     parser.add_argument("--out", metavar="FILE.json", help="write every number")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the ratios; needs matplotlib")

@@ -13,8 +13,9 @@ def repeating(parts, shape, batch, n_heads) -> Pattern:
     """BlockCSRs in which a pair stands as often as it counts, as a pattern: for backends alone, it breaks
     `Pattern.check`."""
     made = Pattern(tuple(parts), shape, batch, n_heads)
-    # tiles() would join the parts of one order, and with them the copies of a pair
+    # tiles() and other backends would join the parts of one order, and with them the copies of a pair
     made.memo.get("tiles", lambda: made.parts)
+    made.memo.get("repeats", lambda: True)
     return made
 
 

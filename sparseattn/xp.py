@@ -49,6 +49,11 @@ def mover(device):
     return moved
 
 
+def device_of(x):
+    """Where an array is, as `Pattern.to` takes it; "cpu" for what is no array."""
+    return x.device if library(x) == "cupy" else "cpu"
+
+
 def current_gpu() -> int:
     """The number of the GPU that CuPy works on now."""
     return _cupy().cuda.Device().id

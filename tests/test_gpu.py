@@ -69,14 +69,12 @@ from test_goldens_grids import (
     test_windows_of_the_second_version,
     test_windows_with_their_bias,
 )
-from test_goldens_reformer import test_chunks_in_order, test_hashed, test_padding_among_the_buckets
-from test_goldens_routing import test_padding_that_takes_up_places, test_routing
+from test_goldens_reformer import test_chunks_in_order
 from test_goldens_selection import (
     test_block_top_k,
     test_indexer,
     test_moba,
     test_nsa_by_the_rules_of_the_package,
-    test_nsa_of_equal_blocks,
     test_quest,
     test_top_k,
 )

@@ -16,7 +16,6 @@ from sparseattn import patterns
 OPTION_BAR, BIAS_BAR = 1.15, 1.30  # time over that of the plain call
 DECODE_BAR = 0.75  # of the rate of reading
 HOST_BAR = 40  # microseconds
-NUMBA_BARS = 0.15, 0.1  # forward, backward: of cupy_raw's rate
 
 
 def options(shape, dtype, backward):
@@ -93,23 +92,6 @@ def _microseconds(job, calls):
             job()
         least = min(least, (time.perf_counter() - begin) / (calls // 5))
     return least * 1e6
-
-
-def numba(shape, backward):
-    """The readable twin beside cupy_raw, both in float32."""
-    n = shape[2]
-    q, k, v, dout = (peers.shared(peers.random(*shape, dtype="float32")) for _ in range(4))
-    for name, build in (("causal", lambda: patterns.causal(n)),
-                        ("window 1024", lambda: patterns.sliding_window(n, left=1023))):
-        for number, direction in enumerate(("forward", "backward")[:1 + backward]):
-            row = Row("numba", name, direction)
-            for backend in ("cupy_raw", "numba_cuda"):
-                pattern = prepared(build(), backward, backend)
-                job, _ = (ours_backward(q, k, v, dout, pattern, backend) if number
-                          else ours_forward(q, k, v, pattern, backend))
-                row.times[backend] = peers.milliseconds(job)
-            row.ask("cupy_raw", NUMBA_BARS[number], ours="numba_cuda")
-            yield row
 
 
 def blocks(shape, dtype, backward, group=8):

@@ -48,7 +48,7 @@ class Pattern(Builders):
     @property
     def nnz(self) -> int:
         """Pairs over the pattern's own batch and head axes: ``to_dense().sum()``."""
-        return self.memo.get("nnz", lambda: sum(count_pairs(p, self.batch, self.n_heads) for p in self.parts))
+        return self.memo.get("nnz", lambda: sum(count_pairs(p, self.batch, self.n_heads) for p in self.to("cpu").parts))
 
     @property
     def density(self) -> float:
@@ -73,7 +73,7 @@ class Pattern(Builders):
 
     def _find_uncovered(self):
         reached = np.zeros((self.batch, self.n_heads, self.shape[0]), bool)
-        for part in self.parts:
+        for part in self.to("cpu").parts:
             write_reached(reached, part)
         return ~reached
 
@@ -183,7 +183,7 @@ class Pattern(Builders):
     def to_dense(self) -> np.ndarray:
         """Bool (batch, n_heads, n_queries, n_keys) over the pattern's own axes: for tests and small sizes."""
         dense = np.zeros((self.batch, self.n_heads) + self.shape, bool)
-        for part in self.parts:
+        for part in self.to("cpu").parts:
             write_dense(dense, part)
         return dense
 

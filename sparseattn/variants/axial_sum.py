@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from sparseattn import checks, patterns
 from sparseattn.attention import vjp as attend_vjp
 from sparseattn.patterns.positional.grids import axes_of, lengths
-from sparseattn.xp import compute_dtype
+from sparseattn.xp import compute_dtype, device_of
 
 Array = Any
 
@@ -61,6 +61,7 @@ def axial_sum(qs, ks, vs, shape, *, causal_axes=(), scale=None, backend=None):
         _check_count(name, arrays, shape)
     causal_axes = axes_of(causal_axes, len(shape), "causal_axes")
     along = [patterns.axial(shape, axis, causal_axes=[axis] if axis in causal_axes else ()) for axis in range(len(qs))]
+    along = [pattern.to(device_of(q)) for pattern, q in zip(along, qs)]
     _check_calls([checks.check_call(*call, scale) for call in zip(qs, ks, vs, along)])
     results = [attend_vjp(*call, scale=scale, backend=backend) for call in zip(qs, ks, vs, along)]
     out = sum((part for part, _ in results[1:]), results[0][0].astype(compute_dtype(results[0][0].dtype)))

@@ -9,6 +9,7 @@ from sparseattn.attention import attend, attend_backward, merge
 from sparseattn.variants.arguments import check_pairs, n_tokens
 from sparseattn.variants.etc_labels import (LabelNumbers, check_numbers, label_table, label_table_backward,
                                             pair_labels)
+from sparseattn.xp import device_of
 
 Array = Any
 
@@ -122,7 +123,7 @@ def _softmax(q, keys, pairs, names, numbers, scale, backend):
     if names[0] is not None:
         table = label_table(q, *numbers, scale)
         added = [bias.labels(table, labels, left=left) for labels, left in names]
-    calls = [((q, k, v), pattern, {"scale": scale, "bias": term, "backend": backend})
+    calls = [((q, k, v), pattern.to(device_of(q)), {"scale": scale, "bias": term, "backend": backend})
              for (k, v), pattern, term in zip(keys, pairs, added)]
     out, lse = merge([attend(*arrays, pattern, return_lse=True, **options) for arrays, pattern, options in calls])
 

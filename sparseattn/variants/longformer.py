@@ -6,6 +6,7 @@ from sparseattn import patterns
 from sparseattn.attention import vjp as attend_vjp
 from sparseattn.patterns.positional.global_tokens import global_queries
 from sparseattn.variants.arguments import check_pairs, n_tokens
+from sparseattn.xp import device_of
 
 Array = Any
 
@@ -75,6 +76,7 @@ def longformer(q, k, v, q_global, k_global, v_global, *, window, dilation=1, glo
     check_pairs("both are projections of the same tokens and need equal shapes and dtypes", given)
     options = {"window": window, "dilation": dilation, "causal": causal, "valid": valid}
     local, everywhere = _patterns(n_tokens("q", q), global_tokens, **options)
+    local, everywhere = (pattern.to(device_of(q)) for pattern in (local, everywhere))
     out, local_vjp = attend_vjp(q, k, v, local, scale=scale, backend=backend)
     global_out, global_vjp = attend_vjp(q_global, k_global, v_global, everywhere, scale=scale, backend=backend)
 

@@ -36,7 +36,7 @@ def source(name: str) -> str:
 def parameters(name: str) -> tuple[tuple[str, str], ...]:
     """(kind, name) of each parameter of a file's kernel, read from its text."""
     text = re.sub(r"//[^\n]*", "", source(name))
-    listed = re.search(rf'extern "C" __global__[^;{{]*?\b{name}\s*\(([^)]*)\)', text)[1]
+    listed, = re.findall(rf'extern "C" __global__[^;{{]*?\b{name}\s*\(([^)]*)\)', text)
     return tuple(_parameter(item) for item in listed.split(","))
 
 
@@ -67,7 +67,7 @@ def kernel(name: str, constants: tuple, shared: int, device: int) -> Kernel:
 
 def launch(kernel: Kernel, grid, threads: int, shared: int, arguments) -> None:
     """Run a kernel on the current stream; arrays are passed by address, 4-D ones with their strides, None as null."""
-    values = []
+    values: list = []
     for kind, x in zip(kernel.kinds, arguments, strict=True):
         if kind == "rows":
             values += (0, 0, 0, 0) if x is None else (x.data.ptr, *(step // x.itemsize for step in x.strides[:3]))
@@ -77,7 +77,7 @@ def launch(kernel: Kernel, grid, threads: int, shared: int, arguments) -> None:
             values.append(x)
     packed = kernel.pack.pack(*values)
     size = ctypes.c_size_t(len(packed))
-    extra = (ctypes.c_void_p * 5)(BUFFER_POINTER, ctypes.cast(packed, ctypes.c_void_p), BUFFER_SIZE,
+    extra = (ctypes.c_void_p * 5)(BUFFER_POINTER, ctypes.cast(ctypes.c_char_p(packed), ctypes.c_void_p), BUFFER_SIZE,
                                   ctypes.addressof(size), 0)
     stream = cupy.cuda.get_current_stream().ptr
     error = _driver()(kernel.function, *grid, threads, 1, 1, shared, stream, None, extra)

@@ -78,11 +78,17 @@ def prepare(pattern, target, backward):
 def _kept(pattern, rows, block_y, kv):
     """The structures of a pattern on the CPU for tiles of `rows` x `block_y`."""
     return pattern.memo.get(("gpu structures", rows, block_y, kv),
-                            lambda: _structures(pattern.T.parts if kv else pattern.parts, pattern.n_heads, rows,
-                                                block_y, kv))
+                            lambda: _structures(pattern, rows, block_y, kv))
 
 
-def _structures(parts, n_heads, rows, block_y, turned):
+def _structures(pattern, rows, block_y, turned):
+    parts = pattern.T.parts if turned else pattern.parts
+    groups = [[part] for part in parts] if pattern.memo.get("repeats", lambda: False) else [parts]
+    return tuple(found for group in groups for found in _joined(group, pattern.n_heads, rows, block_y, turned))
+
+
+def _joined(parts, n_heads, rows, block_y, turned):
+    """The structures of parts that may be joined where their orders are equal."""
     single = [p for p in parts if _is_single(p, turned)]
     others = [p for p in parts if not _is_single(p, turned)]
     found = []
@@ -92,7 +98,7 @@ def _structures(parts, n_heads, rows, block_y, turned):
     for part in _single_tiles(single, n_heads, turned):
         size = part.block_size[0] if turned else ROW
         found.append(Structure(part, True, ROW if size <= ROW else ROW_KEYS))
-    return tuple(found)
+    return found
 
 
 def _is_single(part, turned):
