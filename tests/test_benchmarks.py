@@ -2,28 +2,21 @@
 
 import importlib
 import json
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import sparseattn as sa
+from scripts import FOLDER, importable
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
 SUITE = sorted(p.stem for p in (FOLDER / "suite").glob("*.py"))
 
 
 @pytest.fixture(autouse=True)
 def found(monkeypatch):
     """`suite` and `comparison` can be imported, as from a script beside them; forgotten afterwards."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("suite", "comparison", "compare", "build", "content", "captured_mass"):
-            del sys.modules[name]
+    yield from importable(monkeypatch, "suite", "comparison", "compare", "build", "content", "captured_mass")
 
 
 @pytest.mark.parametrize("name", ["scipy_csr", "numpy_dense"])

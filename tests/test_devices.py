@@ -5,6 +5,7 @@ import pytest
 
 import families
 import sparseattn as sa
+from devices import cupy_or_skip
 from sparseattn import patterns
 
 TABLE = families.POSITIONAL + families.COMPOSED
@@ -13,12 +14,7 @@ TABLE = families.POSITIONAL + families.COMPOSED
 @pytest.fixture(scope="module")
 def cupy():
     """CuPy, with a device to use."""
-    module = pytest.importorskip("cupy", reason="CuPy is not installed")
-    try:
-        module.cuda.runtime.getDeviceCount()
-    except module.cuda.runtime.CUDARuntimeError as reason:
-        pytest.skip(f"CuPy finds no GPU: {reason}")
-    return module
+    return cupy_or_skip()
 
 
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)

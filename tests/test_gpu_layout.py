@@ -12,7 +12,7 @@ LAYOUTS = [(1, 1), (2, 1), (2, 2), (6, 2)]  # query heads a pattern head, and of
 
 
 def target(rows, block_y):
-    return Target("test", block_y, lambda *_: rows, None)
+    return Target(block_y, lambda *_: rows, None)
 
 
 def visited(pattern, structures, kv, batch, n_heads, n_kv_heads):

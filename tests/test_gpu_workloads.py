@@ -2,13 +2,12 @@
 
 import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+from scripts import importable
+
 N = 2048
 POSITIONAL, IN_BLOCKS = 12, 5
 
@@ -16,12 +15,7 @@ POSITIONAL, IN_BLOCKS = 12, 5
 @pytest.fixture(autouse=True)
 def found(monkeypatch):
     """The benchmark's modules can be imported, as from the script beside them; forgotten afterwards."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("suite", "gpu_comparison", "gpu"):
-            del sys.modules[name]
+    yield from importable(monkeypatch, "suite", "gpu_comparison", "gpu")
 
 
 def same_pairs(workload, n_heads):

@@ -33,7 +33,7 @@ LAYERS = (
 # one import is against the direction: Pattern.prepare names a backend, inside the function
 ALLOWED = {("sparseattn.pattern.core", "sparseattn.dispatch")}
 
-# what these share has a folder beside them
+# what backends of a GPU share has a folder beside them
 GPU_BACKENDS = ("sparseattn.kernels.cupy_raw",)
 
 # package: (where it may be imported at all, where at the top of a module)
@@ -90,7 +90,7 @@ def test_backends_know_neither_families_nor_each_other(module):
     for imported, _ in imports(module):
         assert not within(imported, ["sparseattn.patterns"])
         if within(imported, ["sparseattn.kernels"]):
-            shared = ["sparseattn.kernels.gpu"] if own in GPU_BACKENDS else []
+            shared = ["sparseattn.kernels.estimates"] + (["sparseattn.kernels.gpu"] if own in GPU_BACKENDS else [])
             assert within(imported, [own, *shared]) or imported == "sparseattn.kernels"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sparseattn.index_ops.algebra import as_blocks
 from sparseattn.index_ops.pairs import without_repeats
+from sparseattn.kernels.estimates import Estimate
 from sparseattn.options import PLAIN
 from sparseattn.xp import compute_dtype, namespace
 
@@ -23,23 +24,13 @@ def why_not(q, k, v, pattern) -> str | None:
     return None
 
 
-class Estimate(NamedTuple):
-    """The cost of a dense call: it has no parts, and no model of time."""
-
-    parts: tuple
-    flops: int
-    bytes: int
-    n_threads: int | None
-    seconds: float | None
-
-
 def estimate(q, k, v, pattern, *, backward=False):
     """FLOPs of all pairs, and bytes of inputs and results."""
     pairs, v_dim = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2], v.shape[3]
     out_bytes = q.shape[0] * q.shape[1] * q.shape[2] * (v_dim * q.itemsize + compute_dtype(q.dtype).itemsize)
     moved = (q.nbytes + k.nbytes + v.nbytes + out_bytes) * (2 if backward else 1)
     flops = 2 * pairs * (3 * q.shape[3] + 2 * v_dim if backward else q.shape[3] + v_dim)
-    return Estimate((), flops, moved, None, None)
+    return Estimate((), flops, moved)
 
 
 def prepare(pattern, backward=True):

@@ -27,9 +27,11 @@ class Kernel(NamedTuple):
 
 @functools.cache
 def source(name: str) -> str:
-    """The text of a kernel's file with steps.cuh in front: CuPy's disk cache does not notice changes of headers."""
+    """The text of a kernel's file with the shared ones in front: CuPy's disk cache does not notice changes of
+    headers."""
     folder = importlib.resources.files(__package__)
-    return "\n".join((folder / file).read_text() for file in ("steps.cuh", f"{name}.cu"))
+    shared = ("tiles.cuh", "steps.cuh", *(("gradients.cuh",) if name.endswith("backward") else ()))
+    return "\n".join((folder / file).read_text() for file in (*shared, f"{name}.cu"))
 
 
 @functools.cache

@@ -13,14 +13,8 @@
 // A moving row that is masked for all, nobody or past the end does not exist: it is never read.
 // shared: 2 * (ROWS + STAGES * COLS) * row_bytes + KV * STAGES * COLS * 8 + (STAGES + 1) * COLS * (KV ? 12 : 4),
 //   where row_bytes = HEAD_DIM * BITS / 8 + 16
-#ifndef SLICES
-#define SLICES 1
-#endif
 #ifndef CTAS
 #define CTAS 1   // thread blocks an SM should have room for
-#endif
-#ifndef BIAS_GRAD
-#define BIAS_GRAD 0
 #endif
 
 constexpr int THREADS = 128, WARPS = 4;
@@ -35,12 +29,6 @@ constexpr int SUM_WIDTH = W + 8;                      // numbers of a row of sum
 static_assert(ROWS == 16 || (ROWS == 64 && KV), "rows");
 static_assert((OWN % 16 == 0 || (BITS == 32 && OWN % 8 == 0)) && OWN <= 64 && COLS <= THREADS && W % 16 == 0, "tile");
 static_assert(WARPS * 16 * SUM_WIDTH * 4 <= STATS_AT, "sums");
-
-#if OUT32
-typedef float result;
-#else
-typedef element result;
-#endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, CTAS)
 row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element> y1, Rows<const element> y2, const float2* stats,
@@ -147,7 +135,6 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
   float sum1[1][W / 2], sum2[1][KV ? W / 2 : 4];
 #pragma unroll
   for (int i = 0; i < W / 2; i++) { sum1[0][i] = 0.f; if (KV) sum2[0][i] = 0.f; }
-  const float scale2 = scale * LOG2E;
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
@@ -193,48 +180,14 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
         const bool second = KV ? i : h;
         const float lse2 = second ? q.z : q.x, delta = second ? q.w : q.y;
         const bool there = attended[h] >> (2 * j + i) & 1;
-        float& weight = s[0][4 * j + 2 * h + i];
-        float& gradient = d[0][4 * j + 2 * h + i];
-#if BIAS || DROPOUT
-        const int y_token = tokens[ring + 8 * j + i];
-#if KV
+        const int y_token = BIAS || DROPOUT ? tokens[ring + 8 * j + i] : 0;
+#if KV && (BIAS || DROPOUT)
         const Shaping shaping = shaping_of(options, batch, heads[ring + 8 * j + i], n_heads);
 #else
         const Shaping& shaping = row_shaping[h];
 #endif
-#endif
-#if SHAPED
-        float z = weight * scale, slope = 1.f;
-        if (softcap != 0.f) { const float u = tanh_of(z / softcap); z = softcap * u; slope = 1.f - u * u; }
-#if BIAS
-        i64 value = 0;
-        if (there && t[h] >= 0) { value = place_of(options, shaping, row_codes[h], y_codes[y_token], t[h], y_token); z += shaping.values[value]; }
-#endif
-        const float p = there ? ex2(fminf(fmaf(z, LOG2E, -lse2), 0.f)) : 0.f;
-#else
-        const float p = there ? ex2(fminf(fmaf(weight, scale2, -lse2), 0.f)) : 0.f;
-#endif
-        weight = p;
-#if DROPOUT
-        const u32 number = KV ? draw(draw(shaping.draw, y_token), t[h]) : draw(draw(shaping.draw, t[h]), y_token);
-        const bool dropped = number <= limit;
-        weight = dropped ? 0.f : p * kept;
-        gradient = dropped ? 0.f : gradient * kept;
-#endif
-        gradient = p == 0.f ? 0.f : p * (gradient - delta);   // also where dP is NaN
-#if BIAS_GRAD
-        if (there && t[h] >= 0) {
-          const i64 at = shaping.values - values + value;
-#if BIAS_GRAD == 1
-          ((float*)dvalues)[at] = gradient;
-#else
-          atomicAdd((u64*)dvalues + at, (u64)__double2ll_rn(gradient * grain[0]));
-#endif
-        }
-#endif
-#if SHAPED
-        gradient = p == 0.f ? 0.f : gradient * slope;
-#endif
+        pair_gradient(s[0][4 * j + 2 * h + i], d[0][4 * j + 2 * h + i], there, true, lse2, delta, scale, options, shaping, row_codes[h], t[h], y_token,
+                      dvalues, grain);
       }
     }
 #if KV

@@ -77,4 +77,4 @@ def _is_asked_for(name, c):
     return not (gradient == 1 and c["BIAS"] == 2)
 
 
-TARGET = Target("cupy_raw", shapes.BLOCK_Y, shapes.rows, run)
+TARGET = Target(shapes.BLOCK_Y, shapes.rows, run)

@@ -13,14 +13,8 @@
 // two, block numbers three, so no step waits for a chain of reads. STAGES = 1 keeps one tile of moving rows, not two.
 // shared: 2 * (ROWS + STAGES * COLS) * row_bytes + STAGES * COLS * (8 + ROWS / 8) + 17 * COLS + 32
 //   + (SLICES == 2) * 4 * ROWS * COLS, where row_bytes = HEAD_DIM * BITS / 8 + 16
-#ifndef SLICES
-#define SLICES 1
-#endif
 #ifndef CTAS
 #define CTAS 1   // thread blocks an SM should have room for
-#endif
-#ifndef BIAS_GRAD
-#define BIAS_GRAD 0
 #endif
 
 constexpr int THREADS = 2 * ROWS * SLICES;
@@ -36,12 +30,6 @@ constexpr int WORDS_AT = TOKENS_AT + 4 * COLS * 4;
 constexpr int BLOCKS_AT = WORDS_AT + 4 * 2 * WORDS * 4;
 constexpr int SWAP_AT = BLOCKS_AT + 4 * 8;
 static_assert(D % (16 * SLICES) == 0 && ROWS % 16 == 0 && BLOCK_Y % COLS == 0 && THREADS >= COLS + 2 * WORDS && SLICES <= 2 && SWAP_AT % 16 == 0, "tile");
-
-#if OUT32
-typedef float result;
-#else
-typedef element result;
-#endif
 
 template <int BYTES> __device__ __forceinline__ void copy_small(u32 to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
@@ -88,13 +76,6 @@ __device__ __forceinline__ void add_products(float (&sum)[1][W / 2], const float
 #endif
 }
 
-__device__ __forceinline__ void write_float_pair(float* row, int col, int width, float x, float y) {
-#if WIDE
-  if (col < width) *(float2*)(row + col) = make_float2(x, y);
-#else
-  write_pair_f32(row, col, width, x, y);
-#endif
-}
 // Results of the thread's two rows, times f: to a partial tile, or to the rows of tokens t[0] and t[1] (-1: none).
 __device__ __forceinline__ void write_row(float (&o)[W / 2], float f, int first, int width, int c, const int (&t)[2], Rows<result> out, i64 head, int adds,
                                           float* part, i64 part_row) {
@@ -107,11 +88,11 @@ __device__ __forceinline__ void write_row(float (&o)[W / 2], float f, int first,
       const int col = first + 8 * j + 2 * c;
       float x = o[4 * j + 2 * h] * f, y = o[4 * j + 2 * h + 1] * f;
       if (part_row >= 0) {
-        write_float_pair(partial, col, width, x, y);
+        write_pair_f32(partial, col, width, x, y);
       } else if (t[h] >= 0) {
 #if OUT32
         if (adds) { const float2 old = read_pair_f32(to, col, width); x += old.x; y += old.y; }
-        write_float_pair(to, col, width, x, y);
+        write_pair_f32(to, col, width, x, y);
 #else
         write_pair(to, col, width, x, y);
 #endif
@@ -231,7 +212,6 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   float sum1[1][W / 2], sum2[1][KV ? W / 2 : 4];
 #pragma unroll
   for (int i = 0; i < W / 2; i++) { sum1[0][i] = 0.f; if (KV) sum2[0][i] = 0.f; }
-  const float scale2 = scale * LOG2E;
   int shaped_head = -1;
   Shaping shaping;
 
@@ -278,44 +258,9 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
         const int h = i / 2, col = 8 * j + 2 * c + i % 2;
         const bool second = KV ? i % 2 : h;
         const float lse2 = second ? q.z : q.x, delta = second ? q.w : q.y;
-        float& weight = s[0][4 * j + i];
-        float& gradient = d[0][4 * j + i];
-#if BIAS || DROPOUT
-        const int y_token = tokens[(step & 3) * COLS + col];
-#endif
-#if SHAPED
-        float z = weight * scale, slope = 1.f;
-        const bool there = bits[h].w[j / 4] >> (col % 32) & 1;
-        if (softcap != 0.f) { const float u = tanh_of(z / softcap); z = softcap * u; slope = 1.f - u * u; }
-#if BIAS
-        i64 value = 0;
-        if (there && t[h] >= 0) { value = place_of(options, shaping, row_codes[h], y_codes[y_token], t[h], y_token); z += shaping.values[value]; }
-#endif
-        const float p = there ? ex2(fminf(fmaf(z, LOG2E, -lse2), 0.f)) : 0.f;
-#else
-        const float p = ex2(fminf(fmaf(weight, scale2, -lse2), 0.f))  /* no weight is above 1, whatever rounding says */;
-#endif
-        weight = p;
-#if DROPOUT
-        const u32 number = KV ? draw(draw(shaping.draw, y_token), t[h]) : draw(draw(shaping.draw, t[h]), y_token);
-        const bool dropped = number <= limit;
-        weight = dropped ? 0.f : p * kept;
-        gradient = dropped ? 0.f : gradient * kept;
-#endif
-        gradient = p == 0.f ? 0.f : p * (gradient - delta);   // also where dP is NaN
-#if BIAS_GRAD
-        if (there && t[h] >= 0 && slice == 0) {
-          const i64 at = shaping.values - values + value;
-#if BIAS_GRAD == 1
-          ((float*)dvalues)[at] = gradient;
-#else
-          atomicAdd((u64*)dvalues + at, (u64)__double2ll_rn(gradient * grain[0]));
-#endif
-        }
-#endif
-#if SHAPED
-        gradient = p == 0.f ? 0.f : gradient * slope;
-#endif
+        const bool there = !SHAPED || bits[h].w[j / 4] >> (col % 32) & 1;   // unshaped scores have their mask already
+        const int y_token = BIAS || DROPOUT ? tokens[(step & 3) * COLS + col] : 0;
+        pair_gradient(s[0][4 * j + i], d[0][4 * j + i], there, slice == 0, lse2, delta, scale, options, shaping, row_codes[h], t[h], y_token, dvalues, grain);
       }
     }
 #if KV

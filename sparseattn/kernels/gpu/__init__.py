@@ -1,4 +1,4 @@
-"""What the backends of a GPU share: tables of a pattern as their kernels read them, and the launches of a call.
+"""What a backend of a GPU needs beside its kernels: tables of a pattern as they read them, and the launches of a call.
 
-Both backends have the same kernels with the same arguments; a backend's `Target` says how to run one.
+Nothing here names an array library or a language of kernels; a backend's `Target` says how to run one.
 """

@@ -34,11 +34,6 @@ def _address(x):
     return x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
 
 
-def host(pattern):
-    """The pattern's copy on the CPU, from which tables are made; kept."""
-    return pattern.to("cpu")
-
-
 def converter(x):
     """The function that moves a NumPy array to where x is."""
     return namespace(x).asarray

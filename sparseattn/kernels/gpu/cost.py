@@ -2,37 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparseattn.index_ops.counting import count_pairs
+from sparseattn.kernels.estimates import Estimate, PartEstimate
 from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.target import bucket_of
-
-
-@dataclass(frozen=True)
-class PartEstimate:
-    """One part of a pattern in one walk: all batch items and heads together."""
-
-    kernel: str  # file name
-    block_size: tuple[int, int]
-    order: str  # how tokens are read
-    n_blocks: int
-    stored_pairs: int
-    kept_pairs: int
-    flops: int
-    bytes: int
-    seconds: None = None  # there is no model of time
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A call: its walks."""
-
-    parts: tuple[PartEstimate, ...]
-    flops: int
-    bytes: int
-    n_threads: None = None
-    seconds: None = None
 
 
 def estimate(target, q, k, v, pattern, backward) -> Estimate:

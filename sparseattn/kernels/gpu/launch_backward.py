@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparseattn.kernels.gpu import layout
-from sparseattn.kernels.gpu.arrays import constants_of, converter, host, readable
+from sparseattn.kernels.gpu.arrays import constants_of, converter, readable
 from sparseattn.kernels.gpu.target import bucket_of
 from sparseattn.kernels.gpu.terms import BiasGradient, shaping
 from sparseattn.xp import namespace
@@ -50,7 +50,7 @@ class _Call:
 
     def walk(self, kv, x, y, like):
         """The gradients of the arrays `like`, from all parts, with x as stationary rows and y as moving ones."""
-        xp, whole, convert = namespace(x[0]), host(self.pattern), converter(x[0])
+        xp, whole, convert = namespace(x[0]), self.pattern.to("cpu"), converter(x[0])
         q, k = (y[0], x[0]) if kv else (x[0], y[0])
         structures = layout.backward_structures(whole, self.target, self.bits, self.bucket, kv)
         walks = [walk for structure in structures for walk in layout.walks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparseattn.kernels.gpu import layout
-from sparseattn.kernels.gpu.arrays import constants_of, converter, host, readable, writable
+from sparseattn.kernels.gpu.arrays import constants_of, converter, readable, writable
 from sparseattn.kernels.gpu.target import bucket_of
 from sparseattn.kernels.gpu.terms import shaping
 from sparseattn.xp import namespace
@@ -18,7 +18,7 @@ def forward(target, q, k, v, pattern, scale, out, options):
         out = xp.empty((batch, n_heads, n_queries, v_dim), q.dtype)
     lse = xp.empty((batch, n_heads, n_queries), xp.float32)
     bits, bucket = 8 * q.itemsize, bucket_of(head_dim, v_dim)
-    whole, convert = host(pattern), converter(q)
+    whole, convert = pattern.to("cpu"), converter(q)
     walks = [walk for structure in layout.forward_structures(whole, target, bits, bucket)
              for walk in layout.walks(pattern, structure, batch, n_heads, k.shape[1], 0, convert)]
     walks = [walk for walk in walks if walk.n_places and walk.n_items]
@@ -59,5 +59,3 @@ def _run(target, constants, walk, q, k, v, scale, shaped, resumes, keeps, out, c
         target.run("merge", {**constants, "ROWS": rows, "BY_HEADS": int(is_row)}, (walk.n_groups, walk.n_places),
                    (walk.groups, walk.group_at, walk.places, t.x_order, v.shape[3], q.shape[1], q.shape[2], rows,
                     *results))
-
-

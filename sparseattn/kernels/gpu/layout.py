@@ -68,7 +68,7 @@ def backward_structures(pattern, target, bits, bucket, kv) -> tuple[Structure, .
 
 
 def prepare(pattern, target, backward):
-    """Make ahead the structures of the usual dtype and head_dim, and their arrays."""
+    """Make ahead the structures for the usual dtype and head_dim."""
     whole = pattern.to("cpu")
     forward_structures(whole, target, 16, 128)
     for kv in (0, 1) if backward else ():
@@ -151,12 +151,9 @@ def _tables(structure, convert):
     else:
         live = np.bitwise_or.reduce(masks, axis=1)
         exists = _exists(part, y_order)
-    def moved(x, dtype):
-        return convert(np.ascontiguousarray(x, dtype))
-    return Tables(None if x_order is None else moved(x_order, np.int32),
-                  None if y_order is None else moved(y_order, np.int32), moved(part.indices, np.int32),
-                  moved(mask_ids, np.int32), moved(masks, np.uint32), moved(live, np.uint32),
-                  moved(exists, np.uint32))
+    arrays = x_order, y_order, part.indices, mask_ids, masks, live, exists
+    dtypes = 4 * (np.int32,) + 3 * (np.uint32,)
+    return Tables(*(None if x is None else convert(np.ascontiguousarray(x, dtype)) for x, dtype in zip(arrays, dtypes)))
 
 
 def _list(order, block):

@@ -17,7 +17,6 @@ class Target(NamedTuple):
     `run(kernel, constants, grid, arguments)` launches on the current stream.
     """
 
-    name: str
     block_y: int  # moving slots of a block of the tile kernels
     rows: Callable[..., tuple[int, ...]]
     run: Callable[..., None]

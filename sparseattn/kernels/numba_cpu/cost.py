@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sparseattn.index_ops.counting import count_pairs
+from sparseattn.kernels.estimates import Estimate, PartEstimate
 from sparseattn.kernels.numba_cpu import layout
 from sparseattn.pool import n_threads
 
@@ -16,32 +15,6 @@ TILE_BACKWARD = {512: (0.06, 0.092), 256: (0.1, 0.125), 128: (0.2, 0.25)}
 ROW_FORWARD, ROW_BACKWARD = (20.0, 0.25), (20.0, 0.85)
 # Blocks of one query: its keys lie side by side, and the hardware fetches them ahead.
 BLOCK_ROW_FORWARD = (4.5, 0.12)
-
-
-@dataclass(frozen=True)
-class PartEstimate:
-    """One part of a pattern in a call: all batch items and heads together."""
-
-    kernel: str  # file name
-    block_size: tuple[int, int]
-    order: str  # how tokens are read
-    n_blocks: int
-    stored_pairs: int
-    kept_pairs: int
-    flops: int
-    bytes: int
-    seconds: float  # on one thread
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A call: its parts, and the time predicted for this machine's vector width and threads."""
-
-    parts: tuple[PartEstimate, ...]
-    flops: int
-    bytes: int
-    n_threads: int
-    seconds: float
 
 
 def copies(part, pattern, batch, n_heads):
