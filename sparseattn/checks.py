@@ -17,6 +17,7 @@ from sparseattn.xp import compute_dtype, library, namespace
 Array = Any
 
 _FLOAT32_MAX, _FLOAT32_TINY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+_MOST_KINDS = 64  # of calls that a pattern remembers
 _LAYOUT = "(batch, n_heads, n_tokens, head_dim), (n_heads, n_tokens, head_dim) or (n_tokens, head_dim)"
 
 
@@ -49,6 +50,30 @@ class Call(NamedTuple):
 
 def check_call(q, k, v, pattern, scale) -> Call:
     """The call of q, k, v (2-D to 4-D) over `pattern`, or the error that says what is wrong with it."""
+    lib, ndim = _check_arrays(q, k, v, pattern)
+    if ndim < 4:
+        q, k, v = (batched(x) for x in (q, k, v))
+    return Call(q, k, v, pattern, _checked_scale(scale, q), lib, ndim)
+
+
+def _check_arrays(q, k, v, pattern):
+    """(library, axes of q) of arrays that fit together and to the pattern; it remembers those that did."""
+    if pattern.__class__ is not Pattern:
+        return _compare_arrays(q, k, v, pattern)
+    kind = [(x.__class__, getattr(x, "shape", None), getattr(x, "dtype", None)) for x in (q, k, v)]
+    if q.__class__ is not np.ndarray:
+        kind += [getattr(getattr(x, "data", None), "device_id", None) for x in (q, k, v)]
+    fitting, kind = pattern.memo.get("calls that fit", dict), tuple(kind)
+    found = fitting.get(kind)
+    if found is None:
+        found = _compare_arrays(q, k, v, pattern)
+        if len(fitting) >= _MOST_KINDS:
+            fitting.clear()
+        fitting[kind] = found
+    return found
+
+
+def _compare_arrays(q, k, v, pattern):
     lib = _check_library(q, k, v)
     _check_dtypes(q, k, v)
     ndim = _check_axes(q, k, v)
@@ -57,7 +82,7 @@ def check_call(q, k, v, pattern, scale) -> Call:
     if lib == "cupy":
         _check_devices(q, k, v)
     _check_pattern(pattern, q.shape, k.shape, lib, q.device if lib == "cupy" else None)
-    return Call(q, k, v, pattern, _checked_scale(scale, q), lib, ndim)
+    return lib, ndim
 
 
 def check_options(call: Call, bias, softcap, sinks, dropout, seed) -> Call:

@@ -7,7 +7,7 @@ import importlib
 from dataclasses import dataclass
 
 # first to last choice; those BY_NAME take arrays of any library and never run unasked
-BACKENDS: dict[str, tuple[str, ...]] = {"numpy": ("numba_cpu",), "cupy": ("cupy_raw",)}
+BACKENDS: dict[str, tuple[str, ...]] = {"numpy": ("numba_cpu",), "cupy": ("cupy_raw", "numba_cuda")}
 BY_NAME = ("reference",)
 LIBRARIES = {"numpy": "NumPy", "cupy": "CuPy"}
 KNOWN = tuple(dict.fromkeys(name for names in (*BACKENDS.values(), BY_NAME) for name in names))

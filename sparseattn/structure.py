@@ -125,6 +125,11 @@ class Order:
         return slots
 
     @property
+    def is_onto(self) -> bool:
+        """Whether every token sits at some slot, of an order without repeats."""
+        return self.memo.get("is onto", lambda: bool((self.inverse() >= 0).all()))
+
+    @property
     def repeats(self) -> bool:
         """Whether some token sits at more than one slot."""
         return self.memo.get("repeats", lambda: self.occurrence().max(initial=0) > 0)

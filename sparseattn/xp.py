@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -52,6 +53,29 @@ def mover(device):
 def device_of(x):
     """Where an array is, as `Pattern.to` takes it; "cpu" for what is no array."""
     return x.device if library(x) == "cupy" else "cpu"
+
+
+def on_cpu(x) -> np.ndarray:
+    """x as a NumPy array. One of CuPy is copied, which waits for its GPU."""
+    return x.get() if library(x) == "cupy" else np.asarray(x)
+
+
+def address(x) -> int:
+    """Where in memory an array begins."""
+    return x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
+
+
+def on_its_device(function):
+    """The function, with CuPy working on the GPU of the first CuPy array among the arguments."""
+    @functools.wraps(function)
+    def run(*arguments, **options):
+        device = next((x.device for x in (*arguments, *options.values()) if library(x) == "cupy"), None)
+        if device is None:
+            return function(*arguments, **options)
+        with device:
+            return function(*arguments, **options)
+
+    return run
 
 
 def current_gpu() -> int:

@@ -10,7 +10,7 @@ import pytest
 import sparseattn as sa
 from sparseattn.counts import Counts
 
-BACKENDS = ("cupy_raw",)
+BACKENDS = ("cupy_raw", "numba_cuda")
 ALIGNMENT = 256  # of memory from CuPy
 # (where, name) of what takes arrays and `backend=`
 CALLS = [(sa, name) for name in ("attend", "attend_backward", "vjp")]

@@ -220,7 +220,7 @@ OPTIONS = {"xattention": {"block_size": 32, "stride": 8, "threshold": 0.5}, "spa
 @pytest.mark.parametrize("change, error, words", [
     (lambda q, k: (q, k.astype(np.float64)), TypeError, "q has dtype float32 but k float64"),
     (lambda q, k: (q.astype(int), k), TypeError, "q has dtype int64; expected float16, bfloat16, float32 or float64"),
-    (lambda q, k: (q.tolist(), k), TypeError, "q is list; expected a NumPy array"),
+    (lambda q, k: (q.tolist(), k), TypeError, "q is list; expected a NumPy or CuPy array"),
     (lambda q, k: (q, k[0]), ValueError, "q has 4 axes but k 3"),
     (lambda q, k: (q[None], k[None]), ValueError, "q has shape (1, 1, 2, 128, 8)"),
     (lambda q, k: (q, k[..., :4]), ValueError, "q has head_dim 8 but k 4"),
@@ -269,7 +269,8 @@ def test_keys_before_the_queries_are_whole_blocks(name):
         assert tail.same_pairs(whole[:, :, 64:])
 
 
-def test_a_gpu_array_is_refused_with_a_cure(monkeypatch):
-    monkeypatch.setattr(inputs, "library", lambda x: "cupy")
-    with pytest.raises(NotImplementedError, match=r"choose on the CPU, with q.get\(\), and move the pattern"):
-        patterns.sparge(*GOOD, **OPTIONS["sparge"])
+def test_arrays_of_two_libraries_are_refused(monkeypatch):
+    q, k = GOOD
+    monkeypatch.setattr(inputs, "library", lambda x: "cupy" if x is k else "numpy")
+    with pytest.raises(TypeError, match="q is a numpy array but k a cupy array; move them to one: cupy.asarray or"):
+        patterns.sparge(q, k, **OPTIONS["sparge"])

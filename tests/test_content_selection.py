@@ -8,6 +8,7 @@ import pytest
 import oracle
 import sparseattn as sa
 from sparseattn import patterns
+from sparseattn.selection import topk
 from sparseattn.selection.products import packed, products
 from sparseattn.selection.topk import top_by_chunks, top_of_rows
 
@@ -285,7 +286,7 @@ def test_of_equal_keys_the_first_is_chosen(n_queries, copies):
 
 
 def test_rows_go_by_chunks(monkeypatch):
-    monkeypatch.setattr("sparseattn.selection.topk.CHUNK", 100)
+    monkeypatch.setitem(topk.CHUNK, "numpy", 100)
     scores, largest = np.random.default_rng(0).standard_normal((2, 3, 50, 40)), []
 
     def scores_of(at, rows, n):
@@ -293,7 +294,7 @@ def test_rows_go_by_chunks(monkeypatch):
         return scores[at][rows, :n]
 
     limits = np.arange(50) - 5
-    got = top_by_chunks(scores_of, (2, 3), 50, 40, 6, limits)
+    got = top_by_chunks(scores_of, scores, 40, 6, limits)
     assert np.array_equal(got, top_of_rows(scores, 6, limits)) and max(largest) <= 100
     q, k = drawn(70, 70)
     assert np.array_equal(patterns.top_k(q, k, n_selected=4, causal=True).to_dense(),
@@ -367,7 +368,7 @@ REFUSED = [
      "shape has n_keys 100, which takes 7 blocks of 16, but the layout has 8"),
     (lambda: patterns.moba(Q, K, chunk_size=0, top_k=1), ValueError, "chunk_size is 0; expected at least 1"),
     (lambda: patterns.moba(Q, K, chunk_size=8, top_k=1.5), TypeError, "top_k is float; expected a whole number"),
-    (lambda: patterns.moba(Q.tolist(), K, chunk_size=8, top_k=1), TypeError, "q is list; expected a NumPy array"),
+    (lambda: patterns.moba(Q.tolist(), K, chunk_size=8, top_k=1), TypeError, "q is list; expected a NumPy or CuPy"),
     (lambda: patterns.quest(Q, K, page_size=4, token_budget=0), ValueError, "token_budget is 0; expected at least 1"),
     (lambda: patterns.quest(Q, K, page_size=4, token_budget=9, force_last=1), TypeError, "force_last is 1; expected"),
     (lambda: patterns.nsa_selection(WEIGHTS, **NSA, select_block=6, n_selected=4), ValueError,

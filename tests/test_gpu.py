@@ -13,7 +13,10 @@ import pytest
 import families
 import oracle
 import sparseattn as sa
+import test_nsa
 import test_options
+import test_reformer
+import test_routing
 from devices import BACKENDS, CALLS, cupy_or_skip, moved, poisoned, there_and_back, usable_or_skip
 from sparseattn import Pattern, patterns
 from test_attend import (
@@ -69,12 +72,20 @@ from test_goldens_grids import (
     test_windows_of_the_second_version,
     test_windows_with_their_bias,
 )
-from test_goldens_reformer import test_chunks_in_order
+from test_goldens_reformer import (
+    test_chunks_in_order,
+    test_hashed,
+    test_padding_among_the_buckets,
+    test_padding_in_a_bucket_of_its_own,
+)
+from test_goldens_routing import test_routing as test_routing_as_published
 from test_goldens_selection import (
     test_block_top_k,
     test_indexer,
     test_moba,
     test_nsa_by_the_rules_of_the_package,
+    test_nsa_of_equal_blocks,
+    test_nsa_variant_by_the_rules_of_the_package,
     test_quest,
     test_top_k,
 )
@@ -325,37 +336,83 @@ def test_what_a_backend_refuses(on_gpu):
 
 
 def content(q, k):
-    """Name -> the pattern that is chosen by what q and k hold."""
-    p = patterns
+    """Name -> the pattern that is chosen by what q and k (2, 2, 192, 32) hold."""
+    p, nsa = patterns, {"n_kv_heads": 2, "n_tokens": 192, "compress_block": 16, "compress_stride": 8}
     return {
         "top_k": lambda: p.top_k(q, k, n_selected=9, causal=True),
+        "indexer_top_k": lambda: p.indexer_top_k(q, k[:, 0], q[..., 0], n_selected=12),
         "block_top_k": lambda: p.block_top_k(q, k, block_size=16, n_blocks=3),
+        "from_block_scores": lambda: p.from_block_scores(q[:, :, :12, :12], block_size=16, k=4),
         "moba": lambda: p.moba(q, k, chunk_size=32, top_k=3),
         "quest": lambda: p.quest(q, k, page_size=16, token_budget=64),
+        "nsa_selection": lambda: p.nsa_selection(abs(q[..., :23]), **nsa, select_block=16, n_selected=5),
         "lsh": lambda: p.lsh(q, k, n_buckets=8, n_hashes=2, chunk_length=16),
         "clusters": lambda: p.clusters(q, k, q[0, :, :6], window=32),
+        "vertical_slash": lambda: p.vertical_slash(q, k, n_vertical=30, n_slash=50, n_recent=9),
+        "flex_prefill": lambda: p.flex_prefill(q, k, gamma=0.7, tau=0.2, block_size=16),
         "xattention": lambda: p.xattention(q, k, stride=4, block_size=32, threshold=0.8),
+        "sparge": lambda: p.sparge(q, k, tau=0.6, theta=-1),
     }
 
 
-def chosen_there(name, q, k):
-    """The pattern chosen from CuPy arrays; the test is skipped where a family refuses them."""
-    try:
-        return content(q, k)[name]()
-    except NotImplementedError as reason:
-        pytest.skip(str(reason))
-
-
-@pytest.mark.parametrize("where", ["cpu", "gpu"])
 @pytest.mark.parametrize("name", content(None, None))
-def test_chosen_by_content(name, where, on_gpu):
+def test_chosen_by_content(name, on_gpu):
     arrays = drawn(7, oracle.causal(192), (2, 1, 32, 32), np.float32)
     there = moved(arrays)
-    chosen = chosen_there(name, *there[:2]) if where == "gpu" else content(*arrays[:2])[name]()
-    pattern, mask = chosen.to("cuda"), chosen.to("cpu").to_dense()
-    assert mask.any() and not mask.all() and (where == "cpu" or chosen is pattern)
+    pattern = content(*there[:2])[name]()
+    mask = pattern.to_dense()
+    assert mask.any() and not mask.all() and pattern.device == f"cuda:{there[0].device.id}"
+    assert np.array_equal(mask, content(*arrays[:2])[name]().to_dense())
     got = [x.get() for x in both_ways(*there, pattern, on_gpu)]
     exact = oracle.attention(*arrays[:3], mask) + oracle.gradients(arrays[3], *arrays[:3], mask)
     plain = list(oracle.plain(arrays[3], *arrays[:3], mask))
     for i, (label, value) in enumerate(zip(("out", "lse", "dq", "dk", "dv"), got, strict=True)):
         close(label, value, exact[i], (result[i] for result in plain))
+
+
+def variant_calls(dtype):
+    """Name -> (arrays, options, shape of the output) of the variants that choose."""
+    def given(arrays):
+        return [x.astype(dtype) for x in arrays]
+
+    *nsa, dout = test_nsa.drawn(dtype=dtype)
+    reformer, routing = given((test_reformer.QK, test_reformer.V)), given((test_routing.Q, test_routing.K,
+                                                                           test_routing.V))
+    hashed = test_reformer.OPTIONS | {"causal": True, "valid": test_reformer.VALID}
+    means = {"means": test_routing.MEANS, "window": 14, "valid": test_routing.VALID}
+    memory = {name: x.astype(dtype) for name, x in test_routing.MEMORY.items()}
+    return {
+        "reformer": (reformer, hashed, test_reformer.V.shape),
+        "reformer, count": (reformer, hashed | {"duplicates": "count", "key_norm": "l2_unit"}, test_reformer.V.shape),
+        "routing": (routing, means, test_routing.DOUT.shape),
+        "routing, shared": (routing, means | {"shared_qk": True, "exclude_self": True, "causal": True},
+                            test_routing.DOUT.shape),
+        "routing, memory": (routing, means | memory, test_routing.DOUT.shape),
+        "nsa": (nsa, test_nsa.SIZES | {"window": 10}, dout.shape),
+        "nsa, package": (test_nsa.drawn(n_compressed=23, dtype=dtype)[:6],
+                         test_nsa.SIZES | {"window": 10, "rules": "package"}, dout.shape),
+    }
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("name", variant_calls(np.float32))
+def test_variants_that_choose(name, dtype, on_gpu):
+    arrays, options, shape = variant_calls(DTYPES[dtype])[name]
+    function = getattr(sa.variants, name.split(",")[0])
+    dout = np.random.default_rng(0).standard_normal(shape).astype(DTYPES[dtype])
+    out, pull = function(*arrays, **options)
+    here = [out, *pull(dout)]
+    results = []
+    for _ in range(2):
+        with poisoned():
+            there, pull_there = function(*moved(arrays), **moved(options), backend=on_gpu)
+            results.append([there, *pull_there(moved(dout))])
+    unit = float(ml_dtypes.finfo(DTYPES[dtype]).eps)
+    for a, again, b in zip(*results, here, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert a.dtype == b.dtype and a.tobytes() == again.tobytes()
+            a, b = a.get().astype(np.float64), b.astype(np.float64)
+            assert np.isfinite(a).all()
+            # branches and roles are rounded to 16 bits before they are added
+            assert np.abs(a - b).max() <= max(4 * unit, 5e-5) * np.abs(b).max(initial=1)

@@ -12,7 +12,7 @@ LAYOUTS = [(1, 1), (2, 1), (2, 2), (6, 2)]  # query heads a pattern head, and of
 
 
 def target(rows, block_y):
-    return Target(block_y, lambda *_: rows, None)
+    return Target("some", block_y, lambda *_: rows, None)
 
 
 def visited(pattern, structures, kv, batch, n_heads, n_kv_heads):
@@ -64,7 +64,7 @@ def tokens(order, at, slots, n):
 
 
 def mask(t, structure, entry, y_at, block_x, block_y):
-    """Bool (block_x, block_y): the pairs of an entry, checked against live and exists."""
+    """Bool (block_x, block_y): the pairs of an entry, checked against live."""
     bits = t.masks[t.mask_ids[entry]]
     if structure.is_row:
         if block_x > 1:
@@ -73,8 +73,7 @@ def mask(t, structure, entry, y_at, block_x, block_y):
     kept = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little").astype(bool)
     live = np.unpackbits(t.live[t.mask_ids[entry]].view(np.uint8), bitorder="little").astype(bool)
     assert np.array_equal(kept.any(axis=0), live)
-    exists = t.exists[y_at // block_y + t.indices[entry]]
-    return kept & np.unpackbits(exists.view(np.uint8), bitorder="little").astype(bool)
+    return kept
 
 
 @pytest.mark.parametrize("rows, block_y", [((128, 64), 64), ((64,), 64), ((32,), 32)], ids=str)
@@ -110,7 +109,8 @@ def test_long_rows_are_cut(kv, monkeypatch):
 def test_a_walk_that_covers_writes_every_row():
     for pattern, kv, expected in ((patterns.sliding_window(300, left=20), 0, True),
                                   (patterns.sliding_window(300, left=20), 1, True),
-                                  (patterns.strided(300, stride=10), 0, False)):
+                                  (patterns.strided(300, stride=10), 0, True),
+                                  (patterns.global_tokens(300, [3]), 0, False)):
         structures = layout.backward_structures(pattern, target((64,), 64), 16, 64, kv)
         walks = [w for s in structures for w in layout.walks(pattern, s, 2, 4, 2, kv, np.asarray)]
         assert all(w.covers for w in walks) is expected

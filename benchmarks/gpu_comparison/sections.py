@@ -1,4 +1,4 @@
-"""Questions beside the table of workloads: options, decoding, the host, the twins, blocks of 64."""
+"""Questions beside the table of workloads: options, decoding, the host, the plain backend, blocks of 64."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 
 import sparseattn as sa
 from gpu_comparison import peers, workloads
-from gpu_comparison.contest import beside_peers, ours_backward, ours_forward, prepared
+from gpu_comparison.contest import BACKWARD, FORWARD, beside_peers, ours_backward, ours_forward, pairs, prepared
 from gpu_comparison.report import Question, Row
 from sparseattn import patterns
 
 OPTION_BAR, BIAS_BAR = 1.15, 1.30  # time over that of the plain call
 DECODE_BAR = 0.75  # of the rate of reading
 HOST_BAR = 40  # microseconds
+PLAIN_BARS = 0.15, 0.1  # forward, backward: times as fast as cupy_raw
 
 
 def options(shape, dtype, backward):
@@ -92,6 +93,23 @@ def _microseconds(job, calls):
             job()
         least = min(least, (time.perf_counter() - begin) / (calls // 5))
     return least * 1e6
+
+
+def plain(shape, backward):
+    """The plain backend beside the fast one, in float32."""
+    arrays = [peers.shared(peers.random(*shape, dtype="float32")) for _ in range(4)]
+    built = workloads.positional(shape[2])
+    for workload in (w for w in built if w.name in ("dense", "causal", "window 1024, causal", "strided 128, causal")):
+        pattern = workload.pattern()
+        for number, (direction, flop) in enumerate((("forward", FORWARD), ("backward", BACKWARD))[:1 + backward]):
+            row = Row("plain", workload.name, direction, flop=flop * pairs(pattern, arrays[0]) * shape[3])
+            make, results = ours_backward if number else ours_forward, {}
+            for name in ("numba_cuda", "cupy_raw"):
+                job, results[name] = make(*arrays[:4 if number else 3], prepared(pattern, backward, name), name)
+                row.times[name] = peers.milliseconds(job)
+            row.differs["numba_cuda"] = peers.difference(results["numba_cuda"], map(peers.tensor, results["cupy_raw"]))
+            row.ask("cupy_raw", PLAIN_BARS[number], ours="numba_cuda")
+            yield row
 
 
 def blocks(shape, dtype, backward, group=8):

@@ -5,6 +5,7 @@ import numpy as np
 from sparseattn.index_ops.ranges import canonical
 from sparseattn.pattern import Pattern, checking
 from sparseattn.structure import Ranges
+from sparseattn.xp import on_cpu
 
 
 def positive(n, name):
@@ -47,7 +48,7 @@ def offsets(offset, n_queries, n_keys):
 
 def per_batch(x, name):
     """A whole number for all, or int64 (batch, 1, 1)."""
-    x = np.asarray(x)
+    x = on_cpu(x)
     if x.dtype.kind not in "iu" or x.ndim > 1 or x.size == 0:
         raise TypeError(f"{name} is an array of {x.dtype} with {x.ndim} axes; expected a whole number, or one per "
                         "batch item")

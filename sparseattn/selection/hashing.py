@@ -3,7 +3,7 @@
 import numpy as np
 
 from sparseattn.selection.eights import in_eights, rounding
-from sparseattn.xp import compute_dtype
+from sparseattn.xp import compute_dtype, library, namespace
 
 CHUNK = 1 << 22  # projections held at a time: few large products, which threads share best
 
@@ -15,12 +15,15 @@ def draw_rotations(n_heads, head_dim, n_hashes, factors, seed):
 
 
 def hash_buckets(x, rotations, factors, heads):
-    """The bucket of each token in each round, int32 (batch, n_heads, n_hashes, n_tokens).
+    """The bucket of each token in each round, int32 (batch, n_heads, n_hashes, n_tokens), in x's library.
 
-    x: (batch, any heads, n_tokens, head_dim); rotations: (1 | batch, n_heads, head_dim, n_hashes, columns), rounded to
-    the dtype that x is computed in; heads: which head of x each of them takes. A factor f has f / 2 columns and the
-    number of the largest of [y, -y], ties to the lower one; the first factor counts least.
+    x: (batch, any heads, n_tokens, head_dim); rotations: (1 | batch, n_heads, head_dim, n_hashes, columns), of either
+    library for CuPy's x, rounded to the dtype that x is computed in; heads: which head of x each of them takes. A
+    factor f has f / 2 columns and the number of the largest of [y, -y], ties to the lower one; the first factor counts
+    least.
     """
+    if library(x) == "cupy":
+        return buckets_of_products(x, rotations, factors, heads)
     from sparseattn.selection.compiled import inverse_lengths, strongest
 
     (_, n_heads, head_dim, n_hashes, columns), (batch, _, n, _) = rotations.shape, x.shape
@@ -42,3 +45,30 @@ def hash_buckets(x, rotations, factors, heads):
             projected = products[:, : len(flat)].reshape(n_hashes, columns, -1)
             strongest(projected, factors, tokens, turns, slack, buckets[b, h, :, at : at + step])
     return buckets
+
+
+def buckets_of_products(x, rotations, factors, heads):
+    """As `hash_buckets`, of either library, by array functions: where two projections are as near as rounding, the
+    product decides."""
+    xp, (_, n_heads, head_dim, n_hashes, columns), (batch, _, n, _) = namespace(x), rotations.shape, x.shape
+    dtype, buckets = compute_dtype(x.dtype), xp.empty((batch, n_heads, n_hashes, n), np.int32)
+    rotations, step = xp.asarray(rotations), max(CHUNK // (n_hashes * columns), 64)
+    for b, h in np.ndindex(batch, n_heads):
+        turns = rotations[b % len(rotations), h].reshape(head_dim, -1).astype(dtype)
+        for at in range(0, n, step):
+            with np.errstate(over="ignore", invalid="ignore"):
+                projected = x[b, heads[h], at : at + step].astype(dtype, copy=False) @ turns
+            found = _codes(projected.reshape(-1, n_hashes, columns), factors)
+            buckets[b, h, :, at : at + step] = found.T
+    return buckets
+
+
+def _codes(projected, factors):
+    """int32 (n, n_hashes) from products (n, n_hashes, columns)."""
+    xp, first, weight, codes = namespace(projected), 0, 1, 0
+    for factor in factors:
+        part = projected[..., first : first + factor // 2]
+        both = xp.concatenate([part, -part], axis=2)
+        best = xp.where(xp.isnan(both), -np.inf, both).argmax(axis=2)
+        codes, first, weight = codes + weight * best, first + factor // 2, weight * factor
+    return codes.astype(np.int32)

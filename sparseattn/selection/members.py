@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from sparseattn.index_ops.cells import Cells, refuse_too_many_masks
+from sparseattn.selection.adding import sums_by_class
 from sparseattn.selection.eights import in_eights, rounding
 from sparseattn.selection.tiles import masked_tiles
-from sparseattn.selection.topk import row_slices
+from sparseattn.selection.topk import CHUNK, row_slices, top_by_halving
 from sparseattn.structure import Order
-from sparseattn.xp import compute_dtype
+from sparseattn.xp import compute_dtype, library, namespace, on_cpu
 
 TILE_Q, TILE_K = 16, 64  # largest sides of a tile, in slots
 
@@ -22,8 +23,11 @@ def cluster_members(x, heads, means, window, valid):
     n_heads, n_clusters, window), rising, -1 behind where there are fewer.
 
     x: (batch, any heads, n, head_dim), heads: which of them each head of the means takes; means (n_heads, n_clusters,
-    head_dim); valid: bool (1 | batch, n) or None. NaN is never taken.
+    head_dim), of either library for CuPy's x; valid: bool of NumPy (1 | batch, n) or None. NaN is never taken. On the
+    CPU.
     """
+    if library(x) == "cupy":
+        return on_cpu(members_by_halving(x, heads, means, window, valid))
     from sparseattn.selection.compiled import inverse_lengths, top_of_clusters
 
     (n_heads, n_clusters, head_dim), batch, n = means.shape, x.shape[0], x.shape[2]
@@ -45,23 +49,49 @@ def cluster_members(x, heads, means, window, valid):
     return members
 
 
-def sums_by_mean(x, heads, means, valid, sums, counts):
-    """Add to sums (n_heads, n_clusters, head_dim), float64, the tokens at unit length that are nearest to each mean,
-    and to counts (n_heads, n_clusters) how many these are. Arguments as in `cluster_members`."""
-    from sparseattn.selection.compiled import add_rows, inverse_lengths
+def members_by_halving(x, heads, means, window, valid):
+    """As `cluster_members`, of either library, by array functions; in the library of x."""
+    xp, (n_heads, n_clusters, _), batch, n = namespace(x), means.shape, x.shape[0], x.shape[2]
+    members, means = xp.full((batch, n_heads, n_clusters, min(window, n)), -1, np.int32), xp.asarray(means)
+    for b, h in np.ndindex(batch, n_heads) if n else ():
+        tokens = x[b, heads[h]].astype(compute_dtype(x.dtype), copy=False)
+        inverse = _inverse_lengths(tokens)
+        if valid is not None:
+            inverse = xp.where(xp.asarray(valid[b % len(valid)]), inverse, np.nan)
+        for rows in row_slices(n_clusters, n, CHUNK[library(x)]):
+            with np.errstate(over="ignore", invalid="ignore"):
+                scores = means[h, rows].astype(tokens.dtype, copy=False) @ tokens.T * inverse
+            members[b, h, rows] = top_by_halving(scores, members.shape[3])
+    return members
 
-    dtype, n = compute_dtype(x.dtype), x.shape[2]
-    inverse = np.empty(n, dtype)
+
+def _inverse_lengths(tokens):
+    """1 / |tokens[t]|, (n,); 1 for a vector of zeros."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = (tokens * tokens).sum(axis=1)
+    xp = namespace(tokens)
+    return xp.where(squares > 0, 1 / xp.sqrt(xp.where(squares > 0, squares, 1)), 1)
+
+
+def sums_by_mean(x, heads, means, valid):
+    """Sums (n_heads, n_clusters, head_dim), float64, of the tokens at unit length that are nearest to each mean, and
+    how many these are, (n_heads, n_clusters). Arguments as in `cluster_members`; NaN is nearest to none."""
+    xp, dtype, n = namespace(x), compute_dtype(x.dtype), x.shape[2]
+    means = xp.asarray(means).astype(dtype, copy=False)
+    sums, counts = xp.zeros(means.shape), xp.zeros(means.shape[:2])
     for b, h in np.ndindex(x.shape[0], len(means)):
-        tokens = x[b, heads[h]].astype(dtype)
-        inverse_lengths(tokens, inverse)
-        tokens *= inverse[:, None]
-        for rows in row_slices(n, len(means[h])):
-            nearest = (tokens[rows] @ means[h].astype(dtype, copy=False).T).argmax(axis=1).astype(np.int32)
-            if valid is not None:
-                nearest[~valid[b % len(valid), rows]] = -1
-            add_rows(tokens[None, rows].astype(np.float64), nearest[None], sums[h])
-            counts[h] += np.bincount(nearest[nearest >= 0], minlength=counts.shape[1])
+        tokens = x[b, heads[h]].astype(dtype, copy=False)
+        tokens = tokens * _inverse_lengths(tokens)[:, None]
+        real = ~xp.isnan(tokens).any(axis=1)
+        if valid is not None:
+            real &= xp.asarray(valid[b % len(valid)])
+        tokens = xp.where(real[:, None], tokens, 0)
+        for rows in row_slices(n, means.shape[1], CHUNK[library(x)]):
+            nearest = xp.where(real[rows], (tokens[rows] @ means[h].T).argmax(axis=1), -1)
+            total, count = sums_by_class(tokens[rows], nearest, means.shape[1])
+            sums[h] += total
+            counts[h] += count
+    return sums, counts
 
 
 @dataclass(frozen=True)

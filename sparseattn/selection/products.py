@@ -2,17 +2,23 @@
 
 A library's matrix product adds up in another order near the edges of an array, on another machine or with another
 number of threads. That is harmless in a sum, but it would make equal keys unequal, and a choice between them a matter
-of place.
+of place. On a GPU a library's kernel adds up all products of whole tiles alike, and keys are padded to those.
 """
 
 import numpy as np
 
+from sparseattn.xp import library, namespace
+
 PANEL = 256  # keys side by side; one panel stays in the nearest caches
+TILE = 128  # keys that a GPU's kernels take together
 STEP = 4  # queries, and numbers of head_dim, that are worked on together
 
 
 def packed(k):
-    """k (..., n_keys, head_dim), float32 or float64, in panels: (..., n_panels, head_dim', width), 0 where padded."""
+    """k (..., n_keys, head_dim), float32 or float64, in panels: (..., n_panels, head_dim', width), 0 where padded.
+    CuPy's stay keys (..., n_keys', head_dim), with zeros behind them."""
+    if library(k) == "cupy":
+        return padded(k, TILE)
     lead, (n_keys, head_dim) = k.shape[:-2], k.shape[-2:]
     width = min(PANEL, max(n_keys, 1))
     n_whole, rest = divmod(n_keys, width)
@@ -30,6 +36,8 @@ def products(q, panels, n_keys):
     (n_rows, n_keys or more), columns behind the keys 0. Each is the rounded products added in the order of head_dim.
     O(n_rows * n_keys * head_dim), at about a third of the rate of a library's product.
     """
+    if library(q) == "cupy":
+        return q @ panels[: -(-n_keys // TILE) * TILE].T
     from sparseattn.selection.compiled import products as compiled
 
     panels = panels[: -(-n_keys // panels.shape[2])]
@@ -39,3 +47,10 @@ def products(q, panels, n_keys):
     scores = np.empty((len(rows), len(panels) * panels.shape[2]), panels.dtype)
     compiled(rows, panels, scores)
     return scores[:n_rows]
+
+
+def padded(k, size):
+    """k (..., n_keys, head_dim) with zeros behind it up to a multiple of `size` keys."""
+    whole = namespace(k).zeros((*k.shape[:-2], -(-k.shape[-2] // size) * size, k.shape[-1]), k.dtype)
+    whole[..., : k.shape[-2], :] = k
+    return whole

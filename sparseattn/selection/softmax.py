@@ -2,19 +2,23 @@
 
 import numpy as np
 
+from sparseattn.xp import library, namespace
+
 
 def softmax(s):
     """s (..., n) made probabilities in place; a score that is no finite number counts as none, a row of none gives 0.
     """
-    m = s.max(axis=-1, keepdims=True, initial=-np.inf)
-    if not np.isfinite(m).all():
-        s[~np.isfinite(s)] = -np.inf
-        m = s.max(axis=-1, keepdims=True, initial=-np.inf)
+    if not s.size:
+        return s
+    xp, m = namespace(s), s.max(axis=-1, keepdims=True)
+    if library(s) == "cupy" or not np.isfinite(m).all():  # asking a GPU would wait for it
+        s[~xp.isfinite(s)] = -np.inf
+        m = s.max(axis=-1, keepdims=True)
         m[m == -np.inf] = 0
     s -= m
-    np.exp(s, out=s)
+    xp.exp(s, out=s)
     total = s.sum(axis=-1, keepdims=True)
-    s /= np.where(total > 0, total, 1)
+    s /= xp.where(total > 0, total, 1)
     return s
 
 
@@ -28,15 +32,15 @@ def last_rows(q, k, count, scale):
 
 def hide_later(s):
     """Scores (rows, n) of keys after the row's own are -inf, in place; the last row's own is the last key."""
-    n = s.shape[0]
-    s[:, s.shape[1] - n :][np.arange(n) > np.arange(n)[:, None]] = -np.inf
+    place = namespace(s).arange(s.shape[0])
+    s[:, s.shape[1] - s.shape[0] :][place > place[:, None]] = -np.inf
 
 
 def diagonal_sums(rows):
     """Sums (n_keys,) of causal rows (rows, n_keys) by distance, 0 first, float64; the last row sits at the last key."""
     n_rows, n_keys = rows.shape
-    sums = np.zeros(n_keys)
-    for row in range(n_rows):
-        reach = n_keys - n_rows + row + 1
-        sums[:reach] += rows[row, reach - 1::-1] if reach else 0
-    return sums
+    turned = namespace(rows).zeros((n_rows, n_keys + n_rows))
+    turned[:, :n_keys] = rows[:, ::-1]
+    # in lines of one number less each row begins one place later than the row before it
+    moved = turned.ravel()[: n_rows * (n_keys + n_rows - 1)].reshape(n_rows, -1)
+    return moved.sum(axis=0)[max(n_rows - 1, 0) :]

@@ -2,22 +2,28 @@
 
 import numpy as np
 
-CHUNK = 1 << 20  # scores held at a time
+from sparseattn.selection.halving import largest, ordered
+from sparseattn.xp import library, namespace, on_cpu
+
+CHUNK = {"numpy": 1 << 20, "cupy": 1 << 24}  # scores held at a time
 
 
-def row_slices(n_rows, n_cols):
-    """Slices of rows, in order, with about CHUNK scores each."""
-    step = max(CHUNK // max(n_cols, 1), 1)
+def row_slices(n_rows, n_cols, chunk=CHUNK["numpy"]):
+    """Slices of rows, in order, with about `chunk` scores each."""
+    step = max(chunk // max(n_cols, 1), 1)
     return [slice(at, min(at + step, n_rows)) for at in range(0, n_rows, step)]
 
 
 def top_of_rows(scores, n_selected, limits=None):
     """The columns of the largest scores of each row, rising, -1 behind them where there are fewer.
 
-    scores : float32 or float64 (..., n_rows, n_cols); limits : int (n_rows,), of row i only the first limits[i] columns
-    count; None: all. Returns int32 (..., n_rows, n_selected). Of equal scores the lower column wins; NaN and -inf are
-    never chosen. One pass over the scores, and for random ones about n_selected * log(n_cols / n_selected) steps a row.
+    scores : float32 or float64 (..., n_rows, n_cols); limits : int (n_rows,), NumPy's, of row i only the first
+    limits[i] columns count; None: all. Returns int32 (..., n_rows, n_selected). Of equal scores the lower column wins;
+    NaN and -inf are never chosen. One pass over the scores, and for random ones about n_selected * log(n_cols /
+    n_selected) steps a row; of CuPy a pass for each bit of a score.
     """
+    if library(scores) == "cupy":
+        return top_by_halving(scores, n_selected, limits)
     from sparseattn.selection.compiled import top_of_rows as compiled
 
     lead, (n_rows, n_cols) = scores.shape[:-2], scores.shape[-2:]
@@ -30,19 +36,34 @@ def top_of_rows(scores, n_selected, limits=None):
     return chosen
 
 
-def top_by_chunks(scores_of, lead, n_rows, n_cols, n_selected, limits=None, width=None):
-    """As `top_of_rows`, of scores that ``scores_of(at, rows, n_cols)`` makes for an index `at` of the leading axes, a
-    slice of rows and at least the first n_cols columns; int32 lead + (n_rows, at most n_selected).
+def top_by_halving(scores, n_selected, limits=None):
+    """As `top_of_rows`, of either library, by array functions."""
+    xp, shape = namespace(scores), (*scores.shape[:-1], n_selected)
+    if not n_selected or not scores.size:
+        return xp.full(shape, -1, np.int32)
+    keys = ordered(scores)
+    if limits is not None:
+        keys *= xp.arange(keys.shape[-1]) < xp.asarray(limits)[:, None]
+    return largest(keys.reshape(-1, keys.shape[-1]), n_selected).reshape(shape)
+
+
+def top_by_chunks(scores_of, q, n_cols, n_selected, limits=None, width=None):
+    """As `top_of_rows`, of scores that ``scores_of(at, rows, n_cols)`` makes for an index `at` of the first axes of q
+    (batch, heads, n_rows, any), a slice of rows and at least the first n_cols columns. They are in q's library; what is
+    chosen is copied to the CPU once: int32 (batch, heads, n_rows, at most n_selected).
 
     width : numbers that the making of a row's scores takes; None: one a column.
     """
-    n_selected = min(n_selected, n_cols)
+    lead, n_rows, n_selected, xp = q.shape[:2], q.shape[2], min(n_selected, n_cols), namespace(q)
     limits = np.full(n_rows, n_cols) if limits is None else np.clip(limits, 0, n_cols)
-    chosen = np.full((*lead, n_rows, n_selected), -1, np.int32)
-    for rows in row_slices(n_rows, width or n_cols) if n_selected else ():
+    lines, width, chunk = list(np.ndindex(lead)), width or n_cols, CHUNK[library(q)]
+    chosen = xp.full((len(lines), n_rows, n_selected), -1, np.int32)
+    for rows in row_slices(n_rows, width, chunk) if n_selected else ():
         needed = int(limits[rows].max(initial=0))
-        for at in np.ndindex(lead) if needed else ():
+        step = max(chunk // ((rows.stop - rows.start) * width), 1)  # heads together, where each has little to do
+        for first in range(0, len(lines), step) if needed else ():
             with np.errstate(over="ignore", invalid="ignore"):  # such a score is infinite, or NaN and never chosen
-                scores = scores_of(at, rows, needed)
-            chosen[at][rows] = top_of_rows(scores, n_selected, limits[rows])
-    return chosen
+                scores = [scores_of(at, rows, needed) for at in lines[first : first + step]]
+            scores = xp.stack(scores) if len(scores) > 1 else scores[0][None]
+            chosen[first : first + step, rows] = top_of_rows(scores, n_selected, limits[rows])
+    return on_cpu(chosen).reshape(*lead, n_rows, n_selected)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from sparseattn import checks, patterns
 from sparseattn.attention import vjp as attend_vjp
 from sparseattn.patterns.positional.grids import axes_of, lengths
-from sparseattn.xp import compute_dtype, device_of
+from sparseattn.xp import compute_dtype, device_of, on_its_device
 
 Array = Any
 
@@ -18,6 +18,7 @@ class AxialSumGradients(NamedTuple):
     dvs: list[Array]
 
 
+@on_its_device
 def axial_sum(qs, ks, vs, shape, *, causal_axes=(), scale=None, backend=None):
     """Attend along each axis of a grid with q, k, v of its own, and add the results.
 
@@ -66,6 +67,7 @@ def axial_sum(qs, ks, vs, shape, *, causal_axes=(), scale=None, backend=None):
     results = [attend_vjp(*call, scale=scale, backend=backend) for call in zip(qs, ks, vs, along)]
     out = sum((part for part, _ in results[1:]), results[0][0].astype(compute_dtype(results[0][0].dtype)))
 
+    @on_its_device
     def vjp(dout):
         return AxialSumGradients(*(list(x) for x in zip(*(back(dout)[:3] for _, back in results))))
 

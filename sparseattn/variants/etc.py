@@ -9,7 +9,7 @@ from sparseattn.attention import attend, attend_backward, merge
 from sparseattn.variants.arguments import check_pairs, n_tokens
 from sparseattn.variants.etc_labels import (LabelNumbers, check_numbers, label_table, label_table_backward,
                                             pair_labels)
-from sparseattn.xp import device_of
+from sparseattn.xp import device_of, on_cpu, on_its_device
 
 Array = Any
 
@@ -27,6 +27,7 @@ class EtcGradients(NamedTuple):
     dlabel_scalars: Array | None = None
 
 
+@on_its_device
 def etc(q_long, k_long, v_long, q_global, k_global, v_global, *, radius, labels=None, label_vectors=None,
         label_scalars=None, scale=None, sentence=None, hard=False, valid=None, valid_global=None, backend=None):
     """Long tokens attend a window and the global tokens, global tokens attend everything; two softmaxes.
@@ -103,6 +104,7 @@ def etc(q_long, k_long, v_long, q_global, k_global, v_global, *, radius, labels=
     bare = (0,) * len(lead)
     outs = tuple(out[bare] for out in outs)
 
+    @on_its_device
     def vjp(douts):
         _check_douts(douts, outs)
         (dq_long, *dlong, dnumbers), (dq_global, *dglobal, dmore) = (
@@ -175,7 +177,7 @@ def _pairs(found, n, g, valid, valid_global):
 
 def _valid(name, x, n):
     """bool (1 | batch, n)."""
-    x = np.ones(n, bool) if x is None else np.asarray(x)
+    x = np.ones(n, bool) if x is None else on_cpu(x)
     if x.dtype != bool or x.ndim not in (1, 2) or x.shape[-1] != n:
         raise ValueError(f"{name} is {x.dtype} of shape {x.shape}; expected bool ({n},) or (batch, {n})")
     return np.atleast_2d(x)

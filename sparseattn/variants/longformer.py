@@ -6,7 +6,7 @@ from sparseattn import patterns
 from sparseattn.attention import vjp as attend_vjp
 from sparseattn.patterns.positional.global_tokens import global_queries
 from sparseattn.variants.arguments import check_pairs, n_tokens
-from sparseattn.xp import device_of
+from sparseattn.xp import device_of, on_its_device
 
 Array = Any
 
@@ -22,6 +22,7 @@ class LongformerGradients(NamedTuple):
     dv_global: Array
 
 
+@on_its_device
 def longformer(q, k, v, q_global, k_global, v_global, *, window, dilation=1, global_tokens, causal=False, valid=None,
                scale=None, backend=None):
     """Local attention for most tokens, and for global tokens attention to all by a second set of projections.
@@ -80,6 +81,7 @@ def longformer(q, k, v, q_global, k_global, v_global, *, window, dilation=1, glo
     out, local_vjp = attend_vjp(q, k, v, local, scale=scale, backend=backend)
     global_out, global_vjp = attend_vjp(q_global, k_global, v_global, everywhere, scale=scale, backend=backend)
 
+    @on_its_device
     def vjp(dout):
         return LongformerGradients(*local_vjp(dout)[:3], *global_vjp(dout)[:3])
 

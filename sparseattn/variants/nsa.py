@@ -11,7 +11,7 @@ from sparseattn.patterns.content.inputs import causal_offset, heads
 from sparseattn.patterns.content.nsa_selection import Blocks
 from sparseattn.variants.arguments import check_pairs
 from sparseattn.variants.nsa_rules import RULES
-from sparseattn.xp import compute_dtype
+from sparseattn.xp import compute_dtype, device_of, namespace, on_its_device
 
 Array = Any
 
@@ -39,6 +39,7 @@ class NsaGradientsOfTwoQueries(NamedTuple):
     dcompressed_q: Array
 
 
+@on_its_device
 def nsa(q, k, v, compressed_k, compressed_v, gates, *, compress_block, compress_stride, select_block, n_selected,
         window, rules="paper", compressed_q=None, scale=None, backend=None):
     """Attend summaries of blocks, whole blocks that the summaries point to, and a window; add the three by gates.
@@ -100,7 +101,8 @@ def nsa(q, k, v, compressed_k, compressed_v, gates, *, compress_block, compress_
     sliding branch has ``window + 1`` keys.
 
     O(n_heads * n_queries * n_compressed * head_dim) for the compressed branch and once more for the probabilities, then
-    n_selected * select_block + window keys a query. Results of the branches are kept for the gradient.
+    n_selected * select_block + window keys a query. Results of the branches are kept for the gradient. On CuPy's arrays
+    the choice is waited for, as in `patterns.nsa_selection`.
 
     References
     ----------
@@ -118,6 +120,7 @@ def nsa(q, k, v, compressed_k, compressed_v, gates, *, compress_block, compress_
     rule = RULES[rules](blocks, compressed_k.shape[-2], k.shape[-2])
     sliding = patterns.sliding_window(q.shape[-2], k.shape[-2], left=window - 1 + rule.extra_keys)
     seen = ranges_pattern(0, rule.seen(position), (position.size, compressed_k.shape[-2]))
+    sliding, seen = (pattern.to(device_of(q)) for pattern in (sliding, seen))
     call = checks.check_call(source, compressed_k, compressed_v, seen, scale)
     _check(call, checks.check_call(q, k, v, sliding, scale), gates)
     options = {"scale": scale, "backend": backend}
@@ -126,14 +129,17 @@ def nsa(q, k, v, compressed_k, compressed_v, gates, *, compress_block, compress_
     found = [attend_vjp(q, k, v, pattern, **options) for pattern in (chosen, sliding)]
     outs, pulls = zip((compressed, compressed_vjp), *found)
     dtype = compute_dtype(q.dtype)
+    outs = [out.astype(dtype, copy=False) for out in outs]
     factors = [gates[..., branch, None].astype(dtype) for branch in range(3)]
 
+    @on_its_device
     def vjp(dout):
         checks.check_like("dout", dout, call.out_shape, q.dtype, call)
+        dout = dout.astype(dtype, copy=False)
         summary, *whole = ([x.astype(dtype) for x in pull((g * dout).astype(q.dtype))[:3]]
                            for g, pull in zip(factors, pulls))
         dq, dk, dv = (a + b for a, b in zip(*whole))
-        dgates = np.stack([(dout.astype(dtype) * out).sum(axis=-1) for out in outs], axis=-1)
+        dgates = namespace(q).stack([(dout * out).sum(axis=-1) for out in outs], axis=-1)
         if compressed_q is None:
             return NsaGradients(*(x.astype(q.dtype) for x in (dq + summary[0], dk, dv, *summary[1:], dgates)))
         return NsaGradientsOfTwoQueries(*(x.astype(q.dtype) for x in (dq, dk, dv, *summary[1:], dgates, summary[0])))

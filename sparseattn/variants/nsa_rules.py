@@ -7,6 +7,7 @@ from sparseattn.patterns.content.inputs import wide
 from sparseattn.patterns.content.nsa_selection import selected
 from sparseattn.selection.products import packed, products
 from sparseattn.selection.topk import top_by_chunks
+from sparseattn.xp import device_of, namespace
 
 
 class Paper:
@@ -25,20 +26,21 @@ class Paper:
 
     def choice(self, call, lse, position):
         """The selected branch's pattern, from the compressed branch's checked call and its lse."""
-        group = call.q.shape[1] // max(call.k.shape[1], 1)
-        panels, seen = packed(wide(call.k)), self.seen(position)
-        lse = np.where(np.isneginf(lse), np.inf, lse)  # a query that sees none has probabilities of 0
+        group = max(call.q.shape[1] // max(call.k.shape[1], 1), 1)
+        panels, seen, xp = packed(wide(call.k)), self.seen(position), namespace(lse)
+        lse = xp.where(lse == -np.inf, np.inf, lse)  # a query that sees none has probabilities of 0
+        seen_there = xp.asarray(seen)[:, None]
 
         def summed(at, rows):
             n = int(seen[rows].max())
-            total = np.zeros((rows.stop - rows.start, n), panels.dtype)
+            total = xp.zeros((rows.stop - rows.start, n), panels.dtype)
             for head in range(at[1] * group, (at[1] + 1) * group):
                 s = products(wide(call.q[at[0], head, rows]) * call.scale, panels[at], n)[:, :n]
-                total += np.exp(s - lse[at[0], head, rows, None])
-            total[np.arange(n) >= seen[rows, None]] = 0
+                total += xp.exp(s - lse[at[0], head, rows, None])
+            total[xp.arange(n) >= seen_there[rows]] = 0
             return total
 
-        return selected(summed, call.k.shape[:2], position.size, self.n_keys, self.blocks)
+        return selected(summed, call.q[:, ::group], self.n_keys, self.blocks)
 
 
 class Package:
@@ -65,10 +67,10 @@ class Package:
         k = k.reshape(batch, n_kv_heads, n_whole, parts, head_dim).mean(axis=3)
         q = wide(call.q).reshape(batch, n_kv_heads, call.q.shape[1] // n_kv_heads, n_queries, head_dim)
         q, panels = q.mean(axis=2) * call.scale, packed(k)
-        chosen = top_by_chunks(lambda at, rows, n: products(q[at][rows], panels[at], n), (batch, n_kv_heads), n_queries,
-                               n_whole, self.blocks.n_selected, position // self.blocks.stride // parts)
+        chosen = top_by_chunks(lambda at, rows, n: products(q[at][rows], panels[at], n), q, n_whole,
+                               self.blocks.n_selected, position // self.blocks.stride // parts)
         near = [(position // size * size, position + 1)]
-        return chosen_blocks(chosen, size, position + 1, self.n_keys, near)
+        return chosen_blocks(chosen, size, position + 1, self.n_keys, near).to(device_of(q))
 
 
 RULES = {"paper": Paper, "package": Package}

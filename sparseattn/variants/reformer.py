@@ -10,7 +10,7 @@ from sparseattn.counts import repeating
 from sparseattn.pattern import Pattern
 from sparseattn.patterns.content.lsh import hash_rounds
 from sparseattn.variants.arguments import n_tokens
-from sparseattn.xp import compute_dtype
+from sparseattn.xp import compute_dtype, device_of, namespace, on_its_device
 
 Array = Any
 
@@ -25,6 +25,7 @@ class ReformerGradients(NamedTuple):
     dv: Array
 
 
+@on_its_device
 def reformer(qk, v, *, key_norm="rms_unit", duplicates="once", n_buckets, n_hashes, chunk_length, chunks_before=1,
              chunks_after=0, causal=False, same_bucket=False, rotations=None, seed=0, valid=None, scale=None,
              backend=None):
@@ -69,7 +70,7 @@ def reformer(qk, v, *, key_norm="rms_unit", duplicates="once", n_buckets, n_hash
     which in float32 cost three digits in such rows.
 
     No gradient flows through the choice, nor to the rotations. A call hashes again: for the same pairs give the same
-    rotations or seed.
+    rotations or seed. On CuPy's arrays the hashes are waited for, as in `patterns.lsh`.
 
     References
     ----------
@@ -86,32 +87,34 @@ def reformer(qk, v, *, key_norm="rms_unit", duplicates="once", n_buckets, n_hash
     found = hash_rounds(qk, n_buckets=n_buckets, n_hashes=n_hashes, chunk_length=chunk_length,
                         chunks_before=chunks_before, chunks_after=chunks_after, causal=causal, same_bucket=same_bucket,
                         rotations=rotations, seed=seed, valid=valid, once=once)
-    pattern = Pattern.from_parts(*found) if once else repeating(*found)
+    pattern = (Pattern.from_parts if once else repeating)(*found).to(device_of(qk))
     k, to_qk = unit_keys(qk, key_norm)
     out, back = attend_vjp(qk, k, v, pattern, scale=scale, backend=backend)
 
+    @on_its_device
     def vjp(dout):
         dq, dk, dv = back(dout)[:3]
-        return ReformerGradients((dq + to_qk(dk)).astype(qk.dtype), dv)
+        through_keys = to_qk(dk)
+        return ReformerGradients((dq.astype(through_keys.dtype, copy=False) + through_keys).astype(qk.dtype), dv)
 
     return out, vjp
 
 
 def unit_keys(x, key_norm):
     """Keys of x in its dtype, and the function that takes their gradient to that of x, in the computing dtype."""
-    wide = x.astype(compute_dtype(x.dtype), copy=False)
-    squares = np.einsum("...d,...d->...", wide, wide, dtype=np.float64)[..., None]
+    xp, wide = namespace(x), x.astype(compute_dtype(x.dtype), copy=False)
+    squares = xp.square(wide, dtype=np.float64).sum(-1, keepdims=True)
     if key_norm == "rms_unit":
-        length, moves = np.sqrt(squares + MEAN_SQUARE * x.shape[-1]), True
+        length, shortest = xp.sqrt(squares + MEAN_SQUARE * x.shape[-1]), -1
     else:
-        length, moves = np.maximum(np.sqrt(squares), SHORTEST), squares > SHORTEST**2
-    length = length.astype(wide.dtype)
+        length, shortest = xp.maximum(xp.sqrt(squares), SHORTEST), SHORTEST**2
+    length, moves = length.astype(wide.dtype), squares > shortest  # else the length is a constant
     unit = wide / length
 
     def back(dk):
         dk = dk.astype(wide.dtype, copy=False)
-        along = np.where(moves, (unit * dk).sum(-1, keepdims=True), 0)
+        along = xp.where(moves, (unit * dk).sum(-1, keepdims=True), 0)
         # a key that nobody attends may hold anything
-        return np.where((dk != 0).any(-1, keepdims=True), (dk - unit * along) / length, 0)
+        return xp.where((dk != 0).any(-1, keepdims=True), (dk - unit * along) / length, 0)
 
     return unit.astype(x.dtype, copy=False), back

@@ -12,9 +12,10 @@ from sparseattn.pattern import Pattern
 from sparseattn.patterns.arguments import positive
 from sparseattn.patterns.content.clusters import means_of, members_of
 from sparseattn.patterns.content.inputs import heads, keys_for, real, valid_tokens
+from sparseattn.selection.adding import add_rows
 from sparseattn.structure import Ranges
 from sparseattn.variants.arguments import n_tokens
-from sparseattn.xp import compute_dtype, library
+from sparseattn.xp import compute_dtype, device_of, library, namespace, on_its_device
 
 Array = Any
 
@@ -29,6 +30,7 @@ class RoutingGradients(NamedTuple):
     dmemory_v: Array | None = None
 
 
+@on_its_device
 def routing(q, k, v, means, *, window, causal=False, shared_qk=False, exclude_self=False, memory_k=None, memory_v=None,
             valid=None, denominator_eps=0.0, scale=None, backend=None):
     """Attention within clusters of tokens; a token in several of them gets the mean of what it gets in each.
@@ -73,8 +75,6 @@ def routing(q, k, v, means, *, window, causal=False, shared_qk=False, exclude_se
     ------
     TypeError, ValueError
         The arrays do not belong together, or an option does not fit; nothing was computed.
-    NotImplementedError
-        For CuPy arrays.
 
     Notes
     -----
@@ -85,7 +85,8 @@ def routing(q, k, v, means, *, window, causal=False, shared_qk=False, exclude_se
     compared.
 
     No gradient flows through membership or to the means. Clusters are gathered: O(n_clusters * window) rows of
-    additional memory a head, and one call of `attend` with a head for each cluster.
+    additional memory a head, and one call of `attend` with a head for each cluster. On CuPy's arrays the members are
+    waited for, as in `patterns.clusters`; rows of a token in several clusters are added in one order there too.
 
     References
     ----------
@@ -99,7 +100,7 @@ def routing(q, k, v, means, *, window, causal=False, shared_qk=False, exclude_se
     _check_options(q4, k4, causal, shared_qk, memory_k)
     means = means_of(means, q4)
     memory = _memory(memory_k, memory_v, means.shape, q4, v4)
-    valid = valid_tokens(valid, q4.shape[0], q4.shape[2])
+    valid = valid_tokens(valid, q4)
     members = members_of(q4, q4 if shared_qk else k4, means, window, valid)
     return over_members(call, members, memory, causal, exclude_self, eps, backend)
 
@@ -110,20 +111,24 @@ def over_members(call, members, memory, causal, exclude_self, eps, backend):
     q, k, v = call.q, call.k, call.v
     gathered = _Gathered(*members, keys_for(q, k), memory)
     pattern = cluster_pattern(*members, 0 if memory is None else memory[0].shape[2], causal, exclude_self)
+    pattern = pattern.to(device_of(q))
     rows, back = attend_vjp(*gathered.rows(q, k, v), pattern, scale=call.scale, backend=backend)
     n_met = gathered.n_met(q.shape[2])
     share = np.where(n_met > 0, 1 / (np.maximum(n_met, 1) + eps), 0).astype(call.lse_dtype)[..., None]
+    share = namespace(q).asarray(share)
     lead = (0,) * (4 - call.ndim)
 
+    @on_its_device
     def vjp(dout):
         dout = checks.check_like("dout", dout, call.out_shape, q.dtype, call)
-        drows = gathered.queries((dout * share).astype(q.dtype))
+        drows = gathered.queries((dout.astype(share.dtype, copy=False) * share).astype(q.dtype))
         dq, dk, dv, dmemory = gathered.back(*back(drows)[:3], q, k, v)
         return RoutingGradients(dq[lead], dk[lead], dv[lead], *dmemory)
 
     return (gathered.add(rows, q.shape[:3], 0) * share).astype(q.dtype, copy=False)[lead], vjp
 
 
+@on_its_device
 def update_means(q, k, means, *, decay=0.999, valid=None):
     """Move each mean towards the tokens that are nearest to it, as the package routing-transformer does in training.
 
@@ -143,14 +148,14 @@ def update_means(q, k, means, *, decay=0.999, valid=None):
     Returns
     -------
     array, (n_heads, n_clusters, head_dim)
-        New means; q, k and means stay as they are.
+        New means, in q's library; q, k and means stay as they are.
 
     Notes
     -----
-    A token at unit length belongs to the mean with the largest product, ties to the lower one. ``means[c] = decay *
-    means[c] + (1 - decay) * s / |s|`` with s the sum of its tokens over the batch; a mean without tokens stays. Means
-    are not brought back to unit length. These are not the tokens that a mean takes in `routing`. O(n * n_clusters *
-    head_dim).
+    A token at unit length belongs to the mean with the largest product, ties to the lower one; one with a NaN to none.
+    ``means[c] = decay * means[c] + (1 - decay) * s / |s|`` with s the sum of its tokens over the batch; a mean without
+    tokens stays. Means are not brought back to unit length. These are not the tokens that a mean takes in `routing`.
+    O(n * n_clusters * head_dim).
 
     References
     ----------
@@ -161,12 +166,12 @@ def update_means(q, k, means, *, decay=0.999, valid=None):
 
     decay = real(decay, "decay", 0, 1)
     q, *other = heads(q=q) if k is None else heads(q=q, k=k)
-    before = means_of(means, q)
-    sums, counts = np.zeros(before.shape), np.zeros(before.shape[:2], np.int64)
-    for x in (q, *other):
-        sums_by_mean(x, keys_for(q, x), before, valid_tokens(valid, x.shape[0], x.shape[2]), sums, counts)
-    towards = sums / np.maximum(np.sqrt((sums * sums).sum(axis=2, keepdims=True)), 1e-12)
-    after = np.where(counts[..., None] > 0, decay * before + (1 - decay) * towards, before)
+    xp = namespace(q)
+    before = xp.asarray(means_of(means, q))
+    found = [sums_by_mean(x, keys_for(q, x), before, valid_tokens(valid, x)) for x in (q, *other)]
+    sums, counts = (sum(x) for x in zip(*found))
+    towards = sums / xp.maximum(xp.sqrt((sums * sums).sum(axis=2, keepdims=True)), 1e-12)
+    after = xp.where(counts[..., None] > 0, decay * before + (1 - decay) * towards, before)
     return after.astype(means.dtype).reshape(means.shape)
 
 
@@ -186,8 +191,9 @@ def _memory(memory_k, memory_v, grid, q, v):
     if memory_k is None or memory_v is None:
         raise ValueError("memory_k and memory_v come together; give both or neither")
     for name, x, width in (("memory_k", memory_k, q.shape[3]), ("memory_v", memory_v, v.shape[3])):
-        if library(x) != "numpy" or x.dtype != q.dtype:
-            raise TypeError(f"{name} must be a NumPy array in the dtype of q, {q.dtype}")
+        if library(x) != library(q) or x.dtype != q.dtype:
+            kind = {"numpy": "NumPy", "cupy": "CuPy"}[library(q)]
+            raise TypeError(f"{name} must be a {kind} array in the dtype of q, {q.dtype}")
         if x.ndim != 4 or x.shape[:2] != grid[:2] or x.shape[3] != width:
             raise ValueError(f"{name} has shape {x.shape}; expected (n_heads, n_clusters, m, {width}) = ({grid[0]}, "
                              f"{grid[1]}, any, {width})")
@@ -243,8 +249,9 @@ class _Gathered:
     def _keys(self, x, which):
         found = _taken(x, self.key_heads, self.k_members)
         if self.memory is not None:
-            memory = np.broadcast_to(self.memory[which], (len(found), *self.memory[which].shape))
-            found = np.concatenate([memory, found], axis=3)
+            xp = namespace(x)
+            memory = xp.broadcast_to(self.memory[which], (len(found), *self.memory[which].shape))
+            found = xp.concatenate([memory, found], axis=3)
         return self._clusters(found)
 
     @staticmethod
@@ -259,14 +266,10 @@ class _Gathered:
 
     def add(self, rows, shape, first, keys=False):
         """Sums by token, (*shape, width), of the rows of clusters from slot `first` on."""
-        from sparseattn.selection.compiled import add_rows
-
         members = self.k_members if keys else self.q_members
         rows = rows.reshape(*members.shape[:3], -1, rows.shape[3])[:, :, :, first:]
-        total = np.zeros((*shape, rows.shape[4]), compute_dtype(rows.dtype))
-        for b, h in np.ndindex(members.shape[:2]):
-            add_rows(rows[b, h].astype(total.dtype), members[b, h], total[b, self.key_heads[h] if keys else h])
-        return total
+        heads = self.key_heads if keys else np.arange(members.shape[1])
+        return add_rows(rows, members, heads, namespace(rows).zeros((*shape, rows.shape[4]), compute_dtype(rows.dtype)))
 
     def back(self, dq, dk, dv, q, k, v):
         """Gradients of q, k, v and the memory, from those of the rows of clusters."""
@@ -275,13 +278,14 @@ class _Gathered:
         grid, memory = self.k_members.shape[:3], []
         for d in (dk, dv) if n or self.memory else ():
             whole = d.reshape(*grid, -1, d.shape[3])[:, :, :, :n]
-            memory.append(whole.sum(axis=0, dtype=compute_dtype(d.dtype)).astype(d.dtype))
+            memory.append(whole.astype(compute_dtype(d.dtype), copy=False).sum(axis=0).astype(d.dtype))
         return (*(g.astype(q.dtype, copy=False) for g in gradients), memory)
 
 
 def _taken(x, head_of, members):
     """x[b, head_of[h], members[b, h]]: (batch, n_heads, n_clusters, window, head_dim)."""
-    at = np.arange(len(members))[:, None, None, None], head_of[:, None, None], np.maximum(members, 0)
+    xp = namespace(x)
     if not x.shape[2]:
-        return np.zeros((*members.shape, x.shape[3]), x.dtype)
-    return x[at]
+        return xp.zeros((*members.shape, x.shape[3]), x.dtype)
+    at = np.arange(len(members))[:, None, None, None], head_of[:, None, None], np.maximum(members, 0)
+    return x[tuple(map(xp.asarray, at))]

@@ -5,6 +5,7 @@ CuPy is imported on first use: `import sparseattn` does not wait for it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 
@@ -15,6 +16,7 @@ DTYPES = ("float16", "bfloat16", "float32")
 WIDEST = 256  # head_dim
 PLACES = 65535  # batch items times heads
 OLDEST = 80  # compute capability
+HERE = contextlib.nullcontext()
 
 
 def why_not(q, k, v, pattern) -> str | None:
@@ -51,14 +53,21 @@ def _why_not_here():
 
 def forward(q, k, v, pattern, *, scale, out=None, options=PLAIN):
     """out (batch, n_heads, n_queries, v_dim) and lse (batch, n_heads, n_queries) of a checked call."""
-    with q.device:
+    with _device_of(q):
         return _launcher("forward")(_target(), q, k, v, pattern, scale, out, options)
 
 
 def backward(dout, q, k, v, out, lse, pattern, *, scale, dlse=None, options=PLAIN):
     """dq, dk, dv of a checked call, each like its input, and the gradients of the bias' values and of the sinks."""
-    with q.device:
+    with _device_of(q):
         return _launcher("backward")(_target(), dout, q, k, v, out, lse, pattern, scale, dlse, options)
+
+
+def _device_of(x):
+    """A context in which work goes to the GPU of x."""
+    from sparseattn.kernels.cupy_raw import module
+
+    return HERE if module.current_device() == x.data.device_id else x.device
 
 
 @functools.cache

@@ -36,7 +36,8 @@ __device__ __forceinline__ void pair_gradient(float& s, float& d, bool there, bo
   s = dropped ? 0.f : p * o.kept;
   d = dropped ? 0.f : d * o.kept;
 #endif
-  d = p == 0.f ? 0.f : p * (d - delta);   // also where dP is NaN
+  // also where dP is NaN: of a pair that is not there, or that a bias of -inf leaves out
+  d = !there || (SHAPED && p == 0.f) ? 0.f : p * (d - delta);
 #if BIAS_GRAD
   if (there && x_token >= 0 && counts) {
     const i64 at = shaping.values - o.values + value;

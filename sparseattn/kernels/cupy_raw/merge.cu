@@ -42,7 +42,7 @@ merge(const int4* groups, const int2* group_at, const int* places, const int* x_
       x.x *= f;
       x.y *= f;
       if (resumes == 1 && old != 0.f) { const float2 y = read_pair_f32(kept_row, col, v_dim); x.x = fmaf(old, y.x, x.x); x.y = fmaf(old, y.y, x.y); }
-      write_pair(to, col, v_dim, x.x, x.y);
+      if (keeps != ONLY_KEPT) write_pair(to, col, v_dim, x.x, x.y);
       if (keeps) write_pair_f32(kept_row, col, v_dim, x.x, x.y);
     }
   }

@@ -7,6 +7,7 @@ import functools
 import importlib.resources
 import re
 import struct
+import threading
 from typing import NamedTuple
 
 import cupy
@@ -14,6 +15,7 @@ import cupy
 ARCHITECTURE_SPECIFIC = {"90": "90a"}  # CuPy asks for sm_90 by itself; NVRTC keeps the one of these options
 FORMATS = {"int": "i", "u32": "I", "i64": "q", "float": "f"}
 BUFFER_POINTER, BUFFER_SIZE = 1, 2  # of cuLaunchKernel's `extra`
+PARAMETERS = 4096  # bytes that a kernel can have
 
 
 class Kernel(NamedTuple):
@@ -67,25 +69,53 @@ def kernel(name: str, constants: tuple, shared: int, device: int) -> Kernel:
         return Kernel(raw.kernel.ptr, kinds, struct.Struct(form), (module, raw))
 
 
-def launch(kernel: Kernel, grid, threads: int, shared: int, arguments) -> None:
-    """Run a kernel on the current stream; arrays are passed by address, 4-D ones with their strides, None as null."""
-    values: list = []
-    for kind, x in zip(kernel.kinds, arguments, strict=True):
-        if kind == "rows":
-            values += (0, 0, 0, 0) if x is None else (x.data.ptr, *(step // x.itemsize for step in x.strides[:3]))
-        elif kind == "pointer":
-            values.append(0 if x is None else x.data.ptr)
-        else:
-            values.append(x)
-    packed = kernel.pack.pack(*values)
-    size = ctypes.c_size_t(len(packed))
-    extra = (ctypes.c_void_p * 5)(BUFFER_POINTER, ctypes.cast(ctypes.c_char_p(packed), ctypes.c_void_p), BUFFER_SIZE,
-                                  ctypes.addressof(size), 0)
-    stream = cupy.cuda.get_current_stream().ptr
-    error = _driver()(kernel.function, *grid, threads, 1, 1, shared, stream, None, extra)
-    if error:
-        raise RuntimeError(f"a kernel could not be launched: CUDA error {error}, grid {grid}, {threads} threads, "
-                           f"{shared} bytes of shared memory")
+class Launch:
+    """A launch on the current stream, fixed but for the arrays that it is given by name.
+
+    Arrays are passed by address, those of rows with their steps, None as null.
+    """
+
+    def __init__(self, kernel: Kernel, grid, threads: int, shared: int, arguments, steps):
+        self.kernel, self.shape = kernel, (*grid, threads, 1, 1, shared)
+        self.kept = arguments  # the arrays among them must live on
+        self.named = []  # places of addresses, names
+        self.values: list = []
+        for kind, x in zip(kernel.kinds, arguments, strict=True):
+            if isinstance(x, str):
+                self.named.append((len(self.values), x))
+            if kind == "rows":
+                self.values += (0, *(steps[x] if x is not None else (0, 0, 0)))
+            elif kind == "pointer":
+                self.values.append(0 if x is None or isinstance(x, str) else x.data.ptr)
+            else:
+                self.values.append(x)
+
+    def __call__(self, arrays):
+        values = self.values.copy()
+        for place, name in self.named:
+            x = arrays[name]
+            values[place] = 0 if x is None else x.data.ptr
+        _own.size.value = self.kernel.pack.size
+        self.kernel.pack.pack_into(_own.buffer, 0, *values)
+        error = _driver()(self.kernel.function, *self.shape, cupy.cuda.get_current_stream().ptr, None, _own.extra)
+        if error:
+            grid, threads, shared = self.shape[:3], self.shape[3], self.shape[6]
+            raise RuntimeError(f"a kernel could not be launched: CUDA error {error}, grid {grid}, {threads} threads, "
+                               f"{shared} bytes of shared memory")
+
+
+class _Own(threading.local):
+    """Where a thread puts the parameters of a launch, which are read before the launch returns."""
+
+    def __init__(self):
+        self.buffer = bytearray(PARAMETERS)
+        self.memory = (ctypes.c_char * PARAMETERS).from_buffer(self.buffer)
+        self.size = ctypes.c_size_t()
+        self.extra = (ctypes.c_void_p * 5)(BUFFER_POINTER, ctypes.addressof(self.memory), BUFFER_SIZE,
+                                           ctypes.addressof(self.size), 0)
+
+
+_own = _Own()
 
 
 @functools.cache

@@ -37,7 +37,8 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
              float scale,
              float softcap, const float* values, const i64* value_at, const int* labels, const code_t* x_codes, const code_t* y_codes,
              i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
-             void* dvalues, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, float* part1, float* part2) {
+             void* dvalues, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, Rows<float> carry1, Rows<float> carry2,
+             float* part1, float* part2) {
   const int* place = places + 8 * blockIdx.y;
   if ((int)blockIdx.x >= place[5]) return;
   const int batch = place[0], x_head = place[1], y_head = place[2], repeat = place[3], x_at = place[6], y_at = place[7];
@@ -53,7 +54,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
   };
   auto head_of = [&](int row) { return KV ? x_head : x_head + row; };
 
-  extern __shared__ __align__(16) unsigned char tiles[];
+  extern __shared__ __align__(128) unsigned char tiles[];
   const u32 shared = shared_address(tiles), y_tiles = shared + 2 * X_BYTES;
   int* tokens = (int*)(tiles + TOKENS_AT);      // rings of RING steps
   int* heads = tokens + RING * COLS;            // KV: of each moving row
@@ -202,7 +203,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
   wait_for<0>();
 
   // the warps' results take the place of the tiles, then whole rows are written
-  auto write_rows = [&](const float (&sum)[W / 2], float f, int width, const Rows<result>& out, float* part) {
+  auto write_rows = [&](const float (&sum)[W / 2], float f, int width, const Rows<result>& out, const Rows<float>& carry, float* part) {
     float* sums = (float*)tiles;
     __syncthreads();
 #pragma unroll
@@ -228,16 +229,16 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
         continue;
       }
       result* to = out.at(batch, head_of(r)) + token * out.token;
+      if (adds) { const float2 before = read_pair_f32(carry.at(batch, head_of(r)) + token * carry.token, col, width); x += before.x; y += before.y; }
 #if OUT32
-      if (adds) { const float2 before = read_pair_f32(to, col, width); x += before.x; y += before.y; }
       write_pair_f32(to, col, width, x, y);
 #else
       write_pair(to, col, width, x, y);
 #endif
     }
   };
-  write_rows(sum1[0], scale, head_dim, out1, part1);
+  write_rows(sum1[0], scale, head_dim, out1, carry1, part1);
 #if KV
-  write_rows(sum2[0], 1.f, v_dim, out2, part2);
+  write_rows(sum2[0], 1.f, v_dim, out2, carry2, part2);
 #endif
 }

@@ -40,7 +40,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   const int total = item.z * block_y, steps = (total + COLS - 1) / COLS;
   const Options options = {softcap, values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, kept, word};
 
-  extern __shared__ __align__(16) unsigned char tiles[];
+  extern __shared__ __align__(128) unsigned char tiles[];
   const u32 shared = shared_address(tiles), y_tiles = shared + X_BYTES;
   int* tokens = (int*)(tiles + TOKENS_AT);
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, c = lane & 3, r = lane / 4;
@@ -86,7 +86,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   Row row0, row1;
 #pragma unroll
   for (int i = 0; i < D / 2; i++) o[0][i] = 0.f;
-  const float scale2 = SHAPED ? LOG2E : scale * LOG2E, slack = 8.f / scale2;
+  const float unit = SHAPED ? 1.f : scale, scale2 = unit * LOG2E, slack = 8.f / scale2;
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
@@ -168,7 +168,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   float l = 0.f;
 #pragma unroll
   for (int w = 0; w < WARPS; w++) l += states[w * HEADS + row].y * factor(states[w * HEADS + row].x, top);
-  float f = l == 0.f ? 0.f : 1.f / l, e = log_sum(top, l, scale2), old = 0.f;
+  float f = l == 0.f ? 0.f : 1.f / l, e = log_sum(top, l, unit), old = 0.f;
   const i64 at = ((i64)batch * n_heads + head) * n_x + x_token;
   const i64 part_row = ((i64)blockIdx.y * n_slots + item.w) * HEADS + row;
   const float before = written && whole && resumes ? lse[at] : NEG_INF, higher = fmaxf(e, before);
@@ -199,7 +199,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
       x = fmaf(old, z.x, x);
       y = fmaf(old, z.y, y);
     }
-    write_pair(out.at(batch, head) + x_token * out.token, col, v_dim, x, y);
+    if (keeps != ONLY_KEPT) write_pair(out.at(batch, head) + x_token * out.token, col, v_dim, x, y);
     if (keeps) write_pair_f32(kept_row, col, v_dim, x, y);
   }
 }

@@ -21,13 +21,13 @@ CONSTANTS = {
 }
 
 
-def run(name, constants, grid, arguments):
-    """Launch a kernel on the current stream of the current device."""
+def bind(name, constants, grid, arguments, steps):
+    """The function of the arrays of a call that launches a kernel on the current stream of the current device."""
     from sparseattn.kernels.cupy_raw import module
 
     own = tuple([constants[key] for key in CONSTANTS[name]])
     made, threads, shared, slices = _prepared(name, own, module.current_device())
-    module.launch(made, _whole_grid(name, grid, constants, threads, slices), threads, shared, arguments)
+    return module.Launch(made, _whole_grid(name, grid, constants, threads, slices), threads, shared, arguments, steps)
 
 
 @functools.cache
@@ -77,4 +77,4 @@ def _is_asked_for(name, c):
     return not (gradient == 1 and c["BIAS"] == 2)
 
 
-TARGET = Target(shapes.BLOCK_Y, shapes.rows, run)
+TARGET = Target("cupy_raw", shapes.BLOCK_Y, shapes.rows, bind)

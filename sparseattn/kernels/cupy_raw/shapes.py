@@ -68,7 +68,7 @@ def _tile_forward(c, row_bytes):
 def _tile_backward(c, row_bytes):
     _, cols, stages, slices = BACKWARD[c["BITS"], c["HEAD_DIM"]]
     n = c["ROWS"]
-    shared = 2 * (n + stages * cols) * row_bytes + stages * cols * (8 + n // 8) + 17 * cols + 32
+    shared = 2 * (n + stages * cols) * row_bytes + stages * cols * (8 + n // 8)
     return Shape({"COLS": cols, "BLOCK_Y": BLOCK_Y, "STAGES": stages, "SLICES": slices}, 2 * n * slices,
                  shared + (4 * n * cols if slices == 2 else 0))
 

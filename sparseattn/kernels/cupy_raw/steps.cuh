@@ -104,7 +104,7 @@ template <int N> __device__ __forceinline__ float2 online_softmax(float (&s)[N],
   if (x0 > r0.m + slack) { f.x = ex2((r0.m - x0) * c); r0.m = x0; }
   if (x1 > r1.m + slack) { f.y = ex2((r1.m - x1) * c); r1.m = x1; }
   float b0 = r0.m == NEG_INF ? 0.f : r0.m * c, b1 = r1.m == NEG_INF ? 0.f : r1.m * c;
-  if (__any_sync(~0u, fmaxf(fabsf(b0), fabsf(b1)) > TOO_LARGE)) {
+  if (fmaxf(fabsf(b0), fabsf(b1)) > TOO_LARGE) {
     const float m0 = fabsf(b0) > TOO_LARGE ? r0.m : 0.f, m1 = fabsf(b1) > TOO_LARGE ? r1.m : 0.f;
 #pragma unroll
     for (int i = 0; i < N; i += 4) { s[i] -= m0; s[i + 1] -= m0; s[i + 2] -= m1; s[i + 3] -= m1; }
@@ -131,6 +131,8 @@ template <int N> __device__ __forceinline__ void rescale(float (&o)[N], float2 f
 }
 
 // ---- writing rows ---------------------------------------------------------------------------------
+// A value of `keeps`: later parts write every row, so this one writes what they add to, and not the result.
+constexpr int ONLY_KEPT = 2;
 // Two neighbouring numbers of a result row, columns col and col + 1, as far as they lie within `width`.
 __device__ __forceinline__ void write_pair(element* row, int col, int width, float x, float y) {
 #if BITS == 16 && WIDE
@@ -158,8 +160,44 @@ __device__ __forceinline__ float2 read_pair_f32(const float* row, int col, int w
 #endif
 }
 
-// The natural logarithm of a row's sum of weights 2^(s c - m c).
-__device__ __forceinline__ float log_sum(float m, float l, float c) { return l == 0.f ? NEG_INF : fmaf(m * c, LN2, logf(l)); }
+#if BITS == 16 && WIDE
+// Of a quad's words w[j], one of each thread and for each of 4 groups of 8 numbers, thread c gets those of group c.
+__device__ __forceinline__ void transpose(u32 (&w)[4], int c) {
+#pragma unroll
+  for (int d = 1; d < 4; d *= 2)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      if (i & d) continue;
+      const u32 other = __shfl_xor_sync(~0u, c & d ? w[i] : w[i + d], d);
+      if (c & d) w[i] = other; else w[i + d] = other;
+    }
+}
+#endif
+template <int N, class Pair> __device__ __forceinline__ void write_row_f32(float* row, int first, int width, int c, Pair pair) {
+#pragma unroll
+  for (int j = 0; j < N / 8; j++) { const float2 x = pair(j); write_pair_f32(row, first + 8 * j + 2 * c, width, x.x, x.y); }
+}
+// N numbers of a result row from column `first` on, as far as they lie within `width`: pair(j) are the thread's two at
+// first + 8 j + 2 c. Called by whole warps; the row is written where it is `there`.
+template <int N, class Pair> __device__ __forceinline__ void write_row(element* row, bool there, int first, int width, int c, Pair pair) {
+#if BITS == 16 && WIDE
+#pragma unroll
+  for (int i = 0; i < N / 32; i++) {
+    u32 w[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) { const float2 x = pair(4 * i + j); w[j] = pack2(x.x, x.y); }
+    transpose(w, c);
+    const int col = first + 32 * i + 8 * c;
+    if (there && col < width) *(uint4*)(row + col) = make_uint4(w[0], w[1], w[2], w[3]);
+  }
+#else
+#pragma unroll
+  for (int j = 0; j < N / 8; j++) { const float2 x = pair(j); if (there) write_pair(row, first + 8 * j + 2 * c, width, x.x, x.y); }
+#endif
+}
+
+// The natural logarithm of a row's sum l of weights e^(unit (s - m)).
+__device__ __forceinline__ float log_sum(float m, float l, float unit) { return l == 0.f ? NEG_INF : fmaf(m, unit, logf(l)); }
 
 // ---- joining softmaxes ----------------------------------------------------------------------------
 // A row that was attended before, with this logarithm of its sum: `found` becomes that of both, f the factor of the new

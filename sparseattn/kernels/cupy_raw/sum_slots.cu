@@ -16,7 +16,7 @@ typedef element result;
 
 extern "C" __global__ void __launch_bounds__(128)
 sum_slots(const int4* groups, const int2* group_at, const int* places, const int* x_order, int width, int n_x, int rows, int adds, int n_slots,
-          Rows<result> out, const float* part) {
+          Rows<result> out, Rows<float> carry, const float* part) {
   const int2 own = group_at[blockIdx.y];
   if ((int)blockIdx.x >= own.y) return;
   const int4 group = groups[own.x + blockIdx.x];
@@ -40,11 +40,13 @@ sum_slots(const int4* groups, const int2* group_at, const int* places, const int
         if (col + j < width) sum[j] += from[j];
 #endif
     }
-    result* to = out.at(place[0], place[1] + (BY_HEADS ? r : 0)) + token * out.token;
+    const int head = place[1] + (BY_HEADS ? r : 0);
+    result* to = out.at(place[0], head) + token * out.token;
+    const float* before = carry.at(place[0], head) + token * carry.token;
 #pragma unroll
     for (int j = 0; j < 4; j += 2) {
+      if (adds) { const float2 old = read_pair_f32(before, col + j, width); sum[j] += old.x; sum[j + 1] += old.y; }
 #if OUT32
-      if (adds) { const float2 old = read_pair_f32(to, col + j, width); sum[j] += old.x; sum[j + 1] += old.y; }
       write_pair_f32(to, col + j, width, sum[j], sum[j + 1]);
 #else
       write_pair(to, col + j, width, sum[j], sum[j + 1]);

@@ -9,10 +9,10 @@
 // Grid: (most items of a place, places). Threads: 2 * ROWS * SLICES. Warp w has the 16 stationary rows from
 // 16 * (w % (ROWS / 16)) on and the D / SLICES result columns of slice w / (ROWS / 16). SLICES = 2 is for widths whose
 // results do not fit a warp's registers: one warp computes S, the other dP, and they swap them through shared memory.
-// A step is COLS moving rows of one head. Copies run ahead of the products: rows, statistics and bits one step, tokens
+// A step is COLS moving rows of one head. Reading runs ahead of the products: rows, statistics and bits one step, tokens
 // two, block numbers three, so no step waits for a chain of reads. STAGES = 1 keeps one tile of moving rows, not two.
-// shared: 2 * (ROWS + STAGES * COLS) * row_bytes + STAGES * COLS * (8 + ROWS / 8) + 17 * COLS + 32
-//   + (SLICES == 2) * 4 * ROWS * COLS, where row_bytes = HEAD_DIM * BITS / 8 + 16
+// shared: 2 * (ROWS + STAGES * COLS) * row_bytes + STAGES * COLS * (8 + ROWS / 8) + (SLICES == 2) * 4 * ROWS * COLS, where
+//   row_bytes = HEAD_DIM * BITS / 8 + 16; and 4 Steps of a fixed size
 #ifndef CTAS
 #define CTAS 1   // thread blocks an SM should have room for
 #endif
@@ -25,79 +25,28 @@ constexpr int BLOCK_WORDS = BLOCK_Y / 32;
 constexpr int X_BYTES = ROWS * ROW_BYTES, Y_BYTES = COLS * ROW_BYTES;
 constexpr int STATS_AT = 2 * X_BYTES + 2 * STAGES * Y_BYTES;
 constexpr int MASKS_AT = STATS_AT + STAGES * COLS * 8;
-constexpr int TOKENS_AT = MASKS_AT + STAGES * ROWS * WORDS * 4;   // rings of four steps from here on
-constexpr int WORDS_AT = TOKENS_AT + 4 * COLS * 4;
-constexpr int BLOCKS_AT = WORDS_AT + 4 * 2 * WORDS * 4;
-constexpr int SWAP_AT = BLOCKS_AT + 4 * 8;
-static_assert(D % (16 * SLICES) == 0 && ROWS % 16 == 0 && BLOCK_Y % COLS == 0 && THREADS >= COLS + 2 * WORDS && SLICES <= 2 && SWAP_AT % 16 == 0, "tile");
-
-template <int BYTES> __device__ __forceinline__ void copy_small(u32 to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
-}
-
-// sum += p y for the warp's columns of the tile y. Float32 goes through several groups of 8 columns at once, since a
-// product waits for the one before it in its chain.
-__device__ __forceinline__ void add_products(float (&sum)[1][W / 2], const float (&p)[1][COLS / 2], u32 y, int column, int lane) {
-#if BITS == 16
-  accumulate<1, COLS, W>(sum, p, y, column, lane);
-#else
-  constexpr int CHAINS = W % 32 == 0 ? 4 : W % 24 == 0 ? 3 : 2;
-  const int t = lane & 3, r = lane >> 2;
-  u32 high[COLS / 8][4], low[COLS / 8][4];
-#pragma unroll
-  for (int j = 0; j < COLS / 8; j++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) split(p[0][4 * j + (i == 1 ? 2 : i == 2 ? 1 : i)], high[j][i], low[j][i]);
-#pragma unroll
-  for (int n = 0; n < W / 8; n += CHAINS) {
-    float chain[CHAINS][4];
-#pragma unroll
-    for (int g = 0; g < CHAINS; g++) chain[g][0] = chain[g][1] = chain[g][2] = chain[g][3] = 0.f;
-#pragma unroll
-    for (int j = 0; j < COLS / 8; j++) {
-      u32 h[CHAINS][2], l[CHAINS][2];
-#pragma unroll
-      for (int g = 0; g < CHAINS; g++) {
-        const u32 at = y + (8 * j + 2 * t) * ROW_BYTES + (column + 8 * (n + g) + r) * 4;
-        split(word(at), h[g][0], l[g][0]); split(word(at + ROW_BYTES), h[g][1], l[g][1]);
-      }
-#pragma unroll
-      for (int g = 0; g < CHAINS; g++) mma(chain[g], low[j], h[g][0], h[g][1]);
-#pragma unroll
-      for (int g = 0; g < CHAINS; g++) mma(chain[g], high[j], l[g][0], l[g][1]);
-#pragma unroll
-      for (int g = 0; g < CHAINS; g++) mma(chain[g], high[j], h[g][0], h[g][1]);
-    }
-#pragma unroll
-    for (int g = 0; g < CHAINS; g++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) sum[0][4 * (n + g) + i] += chain[g][i];
-  }
-#endif
-}
+constexpr int SWAP_AT = MASKS_AT + STAGES * ROWS * WORDS * 4;
+static_assert(D % (16 * SLICES) == 0 && ROWS % 16 == 0 && BLOCK_Y % COLS == 0 && THREADS >= COLS && SLICES <= 2 && SWAP_AT % 16 == 0, "tile");
 
 // Results of the thread's two rows, times f: to a partial tile, or to the rows of tokens t[0] and t[1] (-1: none).
-__device__ __forceinline__ void write_row(float (&o)[W / 2], float f, int first, int width, int c, const int (&t)[2], Rows<result> out, i64 head, int adds,
-                                          float* part, i64 part_row) {
+__device__ __forceinline__ void write_rows(const float (&o)[W / 2], float f, int first, int width, int c, const int (&t)[2], const Rows<result>& out,
+                                           const Rows<float>& carry, int batch, int head, int adds, float* part, i64 part_row) {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    result* to = out.data + head + t[h] * out.token;
-    float* partial = part + (part_row + 8 * h) * width;
+    float2 sum[W / 8];
+    const float* before = carry.at(batch, head) + t[h] * carry.token;
 #pragma unroll
-    for (int j = 0; j < W / 8; j++) {
-      const int col = first + 8 * j + 2 * c;
-      float x = o[4 * j + 2 * h] * f, y = o[4 * j + 2 * h + 1] * f;
-      if (part_row >= 0) {
-        write_pair_f32(partial, col, width, x, y);
-      } else if (t[h] >= 0) {
+    for (int j = 0; j < W / 8; j++) sum[j] = adds && t[h] >= 0 ? read_pair_f32(before, first + 8 * j + 2 * c, width) : make_float2(0.f, 0.f);
+#pragma unroll
+    for (int j = 0; j < W / 8; j++) sum[j] = make_float2(fmaf(o[4 * j + 2 * h], f, sum[j].x), fmaf(o[4 * j + 2 * h + 1], f, sum[j].y));
+    auto pair = [&](int j) { return sum[j]; };
+    result* to = out.at(batch, head) + t[h] * out.token;
+    if (part_row >= 0) { write_row_f32<W>(part + (part_row + 8 * h) * width, first, width, c, pair); continue; }
 #if OUT32
-        if (adds) { const float2 old = read_pair_f32(to, col, width); x += old.x; y += old.y; }
-        write_pair_f32(to, col, width, x, y);
+    if (t[h] >= 0) write_row_f32<W>(to, first, width, c, pair);
 #else
-        write_pair(to, col, width, x, y);
+    write_row<W>(to, t[h] >= 0, first, width, c, pair);
 #endif
-      }
-    }
   }
 }
 
@@ -127,10 +76,11 @@ __device__ __forceinline__ void swap(float (&s)[COLS / 2], float (&d)[COLS / 2],
 extern "C" __global__ void __launch_bounds__(THREADS, CTAS)
 tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element> y1, Rows<const element> y2, const float2* stats,
               const int* x_order, const int* y_order, const int* places, const int4* items, const int* indices, const int* mask_ids,
-              const u32* masks, const u32* live, const u32* exists, int head_dim, int v_dim, int n_heads, int n_x, int n_y, float scale,
+              const u32* masks, const u32* live, int head_dim, int v_dim, int n_heads, int n_x, int n_y, float scale,
               float softcap, const float* values, const i64* value_at, const int* labels, const code_t* x_codes, const code_t* y_codes,
               i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
-              void* dvalues, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, float* part1, float* part2) {
+              void* dvalues, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, Rows<float> carry1, Rows<float> carry2,
+              float* part1, float* part2) {
   const int* place = places + 8 * blockIdx.y;
   if ((int)blockIdx.x >= place[5]) return;
   const int batch = place[0], y_head = place[2], y_at = place[7];
@@ -138,58 +88,51 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   const int steps = item.z * STEPS * (KV ? place[3] : 1);
   const Options options = {softcap, values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, kept, word};
 
-  extern __shared__ __align__(16) unsigned char tiles[];
+  extern __shared__ __align__(128) unsigned char tiles[];
   const u32 shared = shared_address(tiles), y_tiles = shared + 2 * X_BYTES;
-  const int* tokens = (const int*)(tiles + TOKENS_AT);
-  const u32* words = (const u32*)(tiles + WORDS_AT);      // of a step: live, exists
-  const int2* blocks = (const int2*)(tiles + BLOCKS_AT);  // of a step: block number, mask
+  __shared__ Step<COLS> moving[4];
   const int thread = threadIdx.x, lane = thread % 32, c = lane & 3, row = thread / 32 % (ROWS / 16) * 16, slice = thread / (2 * ROWS);
 
-  auto entry_of = [&](int step) { return KV ? step / STEPS % item.z : step / STEPS; };
-  auto head_of = [&](int step) { return KV ? y_head + step / STEPS / item.z : y_head; };
-  auto find_block = [&](int step) {
-    if (step < steps && thread < 2) copy_small<4>(shared + BLOCKS_AT + (step & 3) * 8 + thread * 4, (thread ? mask_ids : indices) + item.y + entry_of(step));
+  const int head_steps = item.z * STEPS;
+  int ahead = 0, fetched = 0, fetch_head = y_head;   // steps of a head whose block is known, whose rows are fetched; the head of those
+  auto next_block = [&]() {   // block number and mask; behind the last one once more the first
+    const int entry = item.y + ahead / STEPS;
+    ahead = ahead + 1 == head_steps ? 0 : ahead + 1;
+    return make_int2(indices[entry], mask_ids[entry]);
   };
-  auto find_tokens = [&](int step) {
-    if (step >= steps) return;
-    const int2 at = blocks[step & 3];
-    const int half = step % STEPS, slot = at.x * BLOCK_Y + half * COLS + thread, w = thread - COLS;
-    if (thread < COLS) {
-      if (y_order) copy_small<4>(shared + TOKENS_AT + ((step & 3) * COLS + thread) * 4, y_order + y_at + slot);
-      else ((int*)tokens)[(step & 3) * COLS + thread] = slot < n_y ? slot : -1;
-    } else if (w < 2 * WORDS) {
-      const u32* from = w < WORDS ? live + (i64)at.y * BLOCK_WORDS + w : exists + (i64)(y_at / BLOCK_Y + at.x) * BLOCK_WORDS + w - WORDS;
-      copy_small<4>(shared + WORDS_AT + ((step & 3) * 2 * WORDS + w) * 4, from + half * WORDS);
-    }
+  auto find_token = [&](int step, int2 block) {
+    return thread < COLS ? moving_token<BLOCK_Y>(y_order, y_at, n_y, live, block.x, block.y, step % STEPS * COLS + thread) : -1;
   };
   auto fetch = [&](int step) {
-    if (step >= steps) return;
-    const int buffer = step % STAGES, head = head_of(step), mask = blocks[step & 3].y;
-    const u32 to = y_tiles + buffer * 2 * Y_BYTES;
-    auto token = [&](int r) {
-      const u32* w = words + (step & 3) * 2 * WORDS + r / 32;
-      return (w[0] & w[WORDS]) >> (r % 32) & 1 ? tokens[(step & 3) * COLS + r] : -1;
-    };
-    load_tile<COLS, THREADS>(to, y1.at(batch, head), y1.token, head_dim, token);
-    load_tile<COLS, THREADS>(to + Y_BYTES, y2.at(batch, head), y2.token, v_dim, token);
-    if (KV && thread < COLS) {
-      const int t = token(thread), at = STATS_AT + (buffer * COLS + thread) * 8;
-      if (t >= 0) copy_small<8>(shared + at, stats + ((i64)batch * n_heads + head) * n_y + t);
-      else *(float2*)(tiles + at) = make_float2(POS_INF, 0.f);
+    if (step < steps) {
+      const Step<COLS>& rows = moving[step & 3];
+      const int buffer = step % STAGES, head = fetch_head, mask = rows.mask;
+      const u32 to = y_tiles + buffer * 2 * Y_BYTES;
+      auto token = [&](int r) { return rows.tokens[r]; };
+      load_tile<COLS, THREADS>(to, y1.at(batch, head), y1.token, head_dim, token);
+      load_tile<COLS, THREADS>(to + Y_BYTES, y2.at(batch, head), y2.token, v_dim, token);
+      if (KV && thread < COLS) {
+        const int t = rows.tokens[thread], at = STATS_AT + (buffer * COLS + thread) * 8;
+        if (t >= 0) copy_small<8>(shared + at, stats + ((i64)batch * n_heads + head) * n_y + t);
+        else *(float2*)(tiles + at) = make_float2(POS_INF, 0.f);
+      }
+      if (KV && ++fetched == head_steps) { fetched = 0; fetch_head++; }
+      if (mask && thread < ROWS)
+        copy_small<WORDS * 4>(shared + MASKS_AT + (buffer * ROWS + thread) * WORDS * 4, masks + ((i64)mask * ROWS + thread) * BLOCK_WORDS + step % STEPS * WORDS);
     }
-    if (mask && thread < ROWS)
-      copy_small<WORDS * 4>(shared + MASKS_AT + (buffer * ROWS + thread) * WORDS * 4, masks + ((i64)mask * ROWS + thread) * BLOCK_WORDS + step % STEPS * WORDS);
+    commit();
   };
-  auto run_ahead = [&](int step) { fetch(step + 1); find_tokens(step + 2); find_block(step + 3); commit(); };
 
-  find_block(0); find_block(1);
-  commit();
+  int2 block;
   if (steps) {
+    const int2 first = next_block(), second = next_block();
+    const int first_token = find_token(0, first), second_token = find_token(1, second);
+    if (thread < COLS) { tell(moving[0], first_token, first.y); tell(moving[1], second_token, second.y); }
+    block = next_block();
     auto token = [&](int r) { return token_at(x_order, place[6], item.x * ROWS + r, n_x); };
     load_tile<ROWS, THREADS>(shared, x1.at(batch, place[1]), x1.token, head_dim, token);
     load_tile<ROWS, THREADS>(shared + X_BYTES, x2.at(batch, place[1]), x2.token, v_dim, token);
   }
-  commit();
   int t[2];
   float2 row_stats[2];
   code_t row_codes[2];
@@ -201,29 +144,28 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     row_codes[h] = t[h] >= 0 ? x_codes[t[h]] : 0;
 #endif
   }
-  wait_for<1>();
   __syncthreads();
-  find_tokens(0);
-  commit();
-  wait_for<0>();
-  __syncthreads();
-  run_ahead(-1);
+  fetch(0);
 
   float sum1[1][W / 2], sum2[1][KV ? W / 2 : 4];
 #pragma unroll
   for (int i = 0; i < W / 2; i++) { sum1[0][i] = 0.f; if (KV) sum2[0][i] = 0.f; }
+  u32 attended[2] = {0, 0};   // whether anything meets the thread's two rows: what does not must not spread NaN of its own
   int shaped_head = -1;
   Shaping shaping;
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
+    const Step<COLS>& present = moving[step & 3];
     const int buffer = step % STAGES;
     const u32 t1 = y_tiles + buffer * 2 * Y_BYTES, t2 = t1 + Y_BYTES;
     wait_for<0>();
     __syncthreads();
-    if (STAGES == 2) run_ahead(step);
+    if (STAGES == 2) fetch(step + 1);
+    const int found = find_token(step + 2, block), found_mask = block.y;
+    block = next_block();
 #if BIAS || DROPOUT
-    const int query_head = KV ? head_of(step) : place[1];
+    const int query_head = KV ? y_head + step / head_steps : place[1];
     if (query_head != shaped_head) { shaping = shaping_of(options, batch, query_head, n_heads); shaped_head = query_head; }
 #endif
     float s[1][COLS / 2], d[1][COLS / 2];
@@ -237,13 +179,15 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 
     Words<WORDS> bits[2];
     {
-      const u32* there = words + (step & 3) * 2 * WORDS + WORDS;
       const u32* m = (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row + lane / 4) * WORDS;
-      const bool masked = blocks[step & 3].y != 0;
+      const bool masked = present.mask != 0;
 #pragma unroll
       for (int w = 0; w < WORDS; w++)
 #pragma unroll
-        for (int h = 0; h < 2; h++) bits[h].w[w] = there[w] & (masked ? m[8 * h * WORDS + w] : ~0u);
+        for (int h = 0; h < 2; h++) {
+          bits[h].w[w] = present.there[w] & (masked ? m[8 * h * WORDS + w] : ~0u);
+          attended[h] |= bits[h].w[w];
+        }
     }
     if (!SHAPED && !__all_sync(~0u, bits[0].all() && bits[1].all())) apply_mask<COLS>(s[0], bits[0], bits[1], lane);
 
@@ -259,23 +203,32 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
         const bool second = KV ? i % 2 : h;
         const float lse2 = second ? q.z : q.x, delta = second ? q.w : q.y;
         const bool there = !SHAPED || bits[h].w[j / 4] >> (col % 32) & 1;   // unshaped scores have their mask already
-        const int y_token = BIAS || DROPOUT ? tokens[(step & 3) * COLS + col] : 0;
+        const int y_token = BIAS || DROPOUT ? present.tokens[col] : 0;
         pair_gradient(s[0][4 * j + i], d[0][4 * j + i], there, slice == 0, lse2, delta, scale, options, shaping, row_codes[h], t[h], y_token, dvalues, grain);
       }
     }
 #if KV
-    add_products(sum2, s, t2, slice * W, lane);
+    accumulate<1, COLS, W>(sum2, s, t2, slice * W, lane);
 #endif
-    add_products(sum1, d, t1, slice * W, lane);
+    accumulate<1, COLS, W>(sum1, d, t1, slice * W, lane);
+    if (thread < COLS) tell(moving[(step + 2) & 3], found, found_mask);
     if (STAGES == 1) {
       __syncthreads();
-      run_ahead(step);
+      fetch(step + 1);
     }
   }
 
+#pragma unroll
+  for (int h = 0; h < 2; h++)
+    if (!attended[h])
+#pragma unroll
+      for (int i = 0; i < W / 8; i++) {
+        sum1[0][4 * i + 2 * h] = sum1[0][4 * i + 2 * h + 1] = 0.f;
+        if (KV) sum2[0][4 * i + 2 * h] = sum2[0][4 * i + 2 * h + 1] = 0.f;
+      }
   const i64 part_row = item.w < 0 ? -1 : ((i64)blockIdx.y * n_slots + item.w) * ROWS + row + lane / 4;
-  write_row(sum1[0], scale, slice * W, head_dim, c, t, out1, batch * out1.batch + place[1] * out1.head, adds, part1, part_row);
+  write_rows(sum1[0], scale, slice * W, head_dim, c, t, out1, carry1, batch, place[1], item.w < 0 && adds, part1, part_row);
 #if KV
-  write_row(sum2[0], 1.f, slice * W, v_dim, c, t, out2, batch * out2.batch + place[1] * out2.head, adds, part2, part_row);
+  write_rows(sum2[0], 1.f, slice * W, v_dim, c, t, out2, carry2, batch, place[1], item.w < 0 && adds, part2, part_row);
 #endif
 }

@@ -7,11 +7,13 @@ import numpy as np
 from sparseattn.xp import namespace
 
 VECTOR = 16  # bytes that a thread copies at once
+FAR = 1 << 31  # bytes between rows that a kernel can count
 
 
 def readable(x):
-    """The array with unit stride along rows (else one copy)."""
-    return x if x.shape[3] <= 1 or x.strides[3] == x.itemsize else namespace(x).ascontiguousarray(x)
+    """The array with unit stride along rows and less than 2 GB from row to row (else one copy)."""
+    lies_well = (x.strides[3] == x.itemsize or x.shape[3] <= 1) and -FAR < x.strides[2] < FAR
+    return x if lies_well else namespace(x).ascontiguousarray(x)
 
 
 def writable(out):
@@ -27,10 +29,11 @@ def constants_of(bits, bucket, *arrays):
 
 def _is_wide(x):
     steps = [step for step, size in zip(x.strides[:3], x.shape[:3]) if size > 1]
-    return not any(step % VECTOR for step in (*steps, _address(x), x.shape[3] * x.itemsize))
+    return not any(step % VECTOR for step in (*steps, address(x), x.shape[3] * x.itemsize))
 
 
-def _address(x):
+def address(x):
+    """Where the array begins in memory, in bytes."""
     return x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
 
 

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.arrays import constants_of, converter, readable
+from sparseattn.kernels.gpu.plan import Plan, contiguous_steps, plan_of
 from sparseattn.kernels.gpu.target import bucket_of
 from sparseattn.kernels.gpu.terms import BiasGradient, shaping
 from sparseattn.xp import namespace
 
+# by kv: stationary arrays, moving arrays, results, and what each result is the gradient of
+SIDES = ((("q", "dout"), ("k", "v"), ("dq",), ("q",)), (("k", "v"), ("q", "dout"), ("dk", "dv"), ("k", "v")))
+
 
 def backward(target, dout, q, k, v, out, lse, pattern, scale, dlse, options):
     """dq, dk, dv, dvalues, dsinks of a checked call."""
-    xp, (batch, n_heads, n_queries, head_dim), v_dim = namespace(q), q.shape, v.shape[3]
-    dout, q, k, v, out = (readable(x) for x in (dout, q, k, v, out))
-    bits, bucket = 8 * q.itemsize, bucket_of(head_dim, v_dim)
-    constants = constants_of(bits, bucket, dout, q, k, v, out)
-    stats = xp.empty((batch, n_heads, n_queries, 2), xp.float32)
-    if stats.size:
-        target.run("row_dots", constants, (batch * n_heads * n_queries,),
-                   (dout, out, xp.ascontiguousarray(lse), None if dlse is None else xp.ascontiguousarray(dlse), batch,
-                    n_heads, n_queries, v_dim, stats))
-    shaped = shaping(options, scale, batch, n_heads, n_queries, k.shape[2])
-    constants.update(shaped.constants)
-    gradient = None
-    if shaped.bias is not None:
-        gradient = BiasGradient(options.bias, shaped.bias, dout, v, stats, shaped.draws[1])
-    call = _Call(target, constants, pattern, bits, bucket, stats, scale, shaped, gradient)
-    dq, = call.walk(0, (q, dout), (k, v), (q,))
-    dk, dv = call.walk(1, (k, v), (q, dout), (k, v))
-    dvalues = None if gradient is None else gradient.finish()
-    return dq, dk, dv, dvalues, _dsinks(options.sinks, lse, stats)
+    xp = namespace(q)
+    arrays = {"dout": dout, "q": q, "k": k, "v": v, "out": out}
+    shaped = shaping(options, scale, *q.shape[:3], k.shape[2])
+    gradient = None if shaped.bias is None else BiasGradient(options.bias, shaped.bias, shaped.draws[1])
+    kind = None if shaped.kind is None else ("backward", target.name, shaped.kind, scale)
+    plan = plan_of(pattern, kind, arrays, lambda: _plan(target, arrays, pattern, scale, shaped, gradient))
+    for name in plan.copied:
+        arrays[name] = readable(arrays[name])
+    stats = xp.empty((*q.shape[:3], 2), xp.float32)
+    arrays.update(lse=xp.ascontiguousarray(lse), dlse=None if dlse is None else xp.ascontiguousarray(dlse), stats=stats)
+    for name, (like, wide, zeros) in plan.begins.items():
+        arrays[name] = (xp.zeros if zeros else xp.empty)(arrays[like].shape, xp.float32 if wide else q.dtype)
+    plan.run(xp, arrays)
+    dq, dk, dv = (arrays[name].astype(q.dtype, copy=False) for name in ("dq", "dk", "dv"))
+    dvalues = None if gradient is None else gradient.finish(arrays["sums"])
+    return dq, dk, dv, dvalues, _dsinks(options.sinks, arrays["lse"], stats)
 
 
 def _dsinks(sinks, lse, stats):
@@ -41,50 +42,75 @@ def _dsinks(sinks, lse, stats):
     return -(shares * stats[..., 1]).sum(axis=(0, 2), dtype=xp.float64).astype(sinks.dtype)
 
 
-class _Call:
-    """What both walks of a call have in common."""
-
-    def __init__(self, target, constants, pattern, bits, bucket, stats, scale, shaped, gradient):
-        self.target, self.constants, self.pattern, self.bits, self.bucket = target, constants, pattern, bits, bucket
-        self.stats, self.scale, self.shaped, self.gradient = stats, scale, shaped, gradient
-
-    def walk(self, kv, x, y, like):
-        """The gradients of the arrays `like`, from all parts, with x as stationary rows and y as moving ones."""
-        xp, whole, convert = namespace(x[0]), self.pattern.to("cpu"), converter(x[0])
-        q, k = (y[0], x[0]) if kv else (x[0], y[0])
-        structures = layout.backward_structures(whole, self.target, self.bits, self.bucket, kv)
+def _plan(target, given, pattern, scale, shaped, gradient):
+    arrays = {name: readable(x) for name, x in given.items()}
+    q, k, v = arrays["q"], arrays["k"], arrays["v"]
+    bits, bucket = 8 * q.itemsize, bucket_of(q.shape[3], v.shape[3])
+    constants = {**constants_of(bits, bucket, *arrays.values()), **shaped.constants}
+    plan = Plan(target, arrays)
+    plan.copied = tuple(name for name, x in given.items() if arrays[name] is not x)
+    plan.begins = {}
+    batch, n_heads, n_queries = q.shape[:3]
+    if batch * n_heads * n_queries:
+        plan.launch("row_dots", constants, (batch * n_heads * n_queries,),
+                    ("dout", "out", "lse", "dlse", batch, n_heads, n_queries, v.shape[3], "stats"))
+    if gradient is not None:
+        plan.launches.append(gradient.begin)
+        constants["BIAS_GRAD"] = shaped.bias.gradient
+    for kv in (0, 1):
+        structures = layout.backward_structures(pattern.to("cpu"), target, bits, bucket, kv)
         walks = [walk for structure in structures for walk in layout.walks(
-                     self.pattern, structure, q.shape[0], q.shape[1], k.shape[1], kv, convert)]
-        walks = [walk for walk in walks if walk.n_places and walk.n_items]
-        if not walks:
-            return tuple(xp.zeros(a.shape, a.dtype) for a in like)
-        several, covers = len(walks) > 1, walks[0].covers
-        dtype = xp.float32 if several else like[0].dtype
-        results = tuple((xp.empty if covers else xp.zeros)(a.shape, dtype) for a in like)
-        for i, walk in enumerate(walks):
-            self._run(kv, walk, x, y, q.shape[1], int(several and (i > 0 or not covers)), results)
-        return tuple(r.astype(a.dtype, copy=False) for r, a in zip(results, like))
+                     pattern, structure, batch, n_heads, k.shape[1], kv, converter(q))]
+        # the last walk writes all rows where one does: those before it then add in float32 elsewhere
+        walks = sorted((walk for walk in walks if walk.n_places and walk.n_items), key=lambda walk: walk.covers)
+        _add_walks(plan, kv, walks, constants, arrays, scale, shaped)
+    return plan
 
-    def _run(self, kv, walk, x, y, n_heads, adds, results):
-        xp, part, t = namespace(x[0]), walk.structure.part, walk.tables
-        rows, is_row = walk.structure.rows, walk.structure.is_row
-        n_partial = walk.n_places * walk.n_slots
-        parts = [xp.empty((n_partial, rows, a.shape[3]), xp.float32) for a in results]
-        constants = {**self.constants, "ROWS": rows, "KV": kv, "OUT32": int(results[0].itemsize == 4), "BIAS_GRAD": 0}
-        sums = None, None
-        if self.gradient is not None and not kv:
-            constants["BIAS_GRAD"] = self.shaped.bias.gradient
-            sums = self.gradient.sums, self.gradient.grain
-        blocks = (*part.block_size, part.n_q_slots, part.n_k_slots) if is_row else (t.live, t.exists)
-        sizes = x[0].shape[3], x[1].shape[3], n_heads, x[0].shape[2], y[0].shape[2]
-        outs = (*results, None)[:2], (*parts, None)[:2]
-        self.target.run("row_backward" if is_row else "tile_backward", constants, (walk.n_items, walk.n_places),
-                        (*x, *y, self.stats, t.x_order, t.y_order, walk.places, walk.items, t.indices, t.mask_ids,
-                         t.masks, *blocks, *sizes, self.scale, *self.shaped.arguments(kv), *sums, adds, walk.n_slots,
-                         *outs[0], *outs[1]))
-        if walk.n_groups:
-            constants["BY_HEADS"] = int(is_row and not kv)
-            for result, piece in zip(results, parts):
-                self.target.run("sum_slots", constants, (walk.n_groups, walk.n_places),
-                                (walk.groups, walk.group_at, walk.places, t.x_order, result.shape[3], x[0].shape[2],
-                                 rows, adds, walk.n_slots, result, piece))
+
+def _add_walks(plan, kv, walks, constants, arrays, scale, shaped):
+    """The walks of one face, and what its results begin as."""
+    *_, results, likes = SIDES[kv]
+    covers_first, covers_last = (bool(walks) and walks[at].covers for at in (0, -1))
+    several, narrow = len(walks) > 1, arrays["q"].itemsize == 2
+    wide = not narrow or several and not covers_last
+    carries = results if several else (None,) * len(results)
+    for name, like in zip(results, likes):
+        plan.begins[name] = like, wide, not covers_last or several and not narrow and not covers_first
+        plan.steps[name] = contiguous_steps(arrays[like].shape)
+    if several and not wide:
+        carries = [plan.memory(f"{name} so far", arrays[like].shape, zeros=not covers_first)
+                   for name, like in zip(results, likes)]
+    for i, walk in enumerate(walks):
+        last = i + 1 == len(walks)
+        exact = {**constants, "KV": kv, "OUT32": int(wide or not last)}
+        adds = int(several and (i > 0 or not covers_first))
+        _launch(plan, f"{i} {kv}", kv, walk, exact, arrays, scale, shaped, adds, results if last else carries, carries)
+
+
+def _launch(plan, number, kv, walk, constants, arrays, scale, shaped, adds, outs, carries):
+    """A walk, and the sums of what it cut."""
+    x, y, _, likes = SIDES[kv]
+    part, t = walk.structure.part, walk.tables
+    rows, is_row = walk.structure.rows, walk.structure.is_row
+    pieces = [plan.memory(f"{name} {number}", (walk.n_places * walk.n_slots, rows, arrays[like].shape[3]))
+              for name, like in zip(SIDES[kv][2], likes)]
+    has_gradient = not kv and "BIAS_GRAD" in constants
+    constants = {**constants, "ROWS": rows, "BIAS_GRAD": constants["BIAS_GRAD"] if has_gradient else 0}
+    blocks = (*part.block_size, part.n_q_slots, part.n_k_slots) if is_row else (t.live,)
+    sizes = (arrays[x[0]].shape[3], arrays[x[1]].shape[3], arrays["q"].shape[1], arrays[x[0]].shape[2],
+             arrays[y[0]].shape[2])
+    sums = ("sums", "grain") if has_gradient else (None, None)
+    plan.launch("row_backward" if is_row else "tile_backward", constants, (walk.n_items, walk.n_places),
+                (*x, *y, "stats", t.x_order, t.y_order, walk.places, walk.items, t.indices, t.mask_ids, t.masks,
+                 *blocks, *sizes, scale, *shaped.arguments(kv), *sums, adds, walk.n_slots, *_pair(outs), *_pair(carries),
+                 *_pair(pieces)))
+    if walk.n_groups:
+        constants = {**constants, "BY_HEADS": int(is_row and not kv)}
+        for out, carry, like, piece in zip(outs, carries, likes, pieces):
+            plan.launch("sum_slots", constants, (walk.n_groups, walk.n_places),
+                        (walk.groups, walk.group_at, walk.places, t.x_order, arrays[like].shape[3],
+                         arrays[x[0]].shape[2], rows, adds, walk.n_slots, out, carry, piece))
+
+
+def _pair(names):
+    return (*names, None)[:2]

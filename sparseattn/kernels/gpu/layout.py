@@ -38,7 +38,6 @@ class Tables(NamedTuple):
     mask_ids: Array
     masks: Array
     live: Array
-    exists: Array
 
 
 class Walk(NamedTuple):
@@ -147,12 +146,11 @@ def _tables(structure, convert):
     y_order = _list(part.k_order, block_y)
     if structure.is_row:
         masks = np.ascontiguousarray(masks[:, 0] if block_x == 1 else masks[:, :, 0])
-        live = exists = np.zeros((1, 1), np.uint32)
+        live = np.zeros((1, 1), np.uint32)
     else:
         live = np.bitwise_or.reduce(masks, axis=1)
-        exists = _exists(part, y_order)
-    arrays = x_order, y_order, part.indices, mask_ids, masks, live, exists
-    dtypes = 4 * (np.int32,) + 3 * (np.uint32,)
+    arrays = x_order, y_order, part.indices, mask_ids, masks, live
+    dtypes = 4 * (np.int32,) + 2 * (np.uint32,)
     return Tables(*(None if x is None else convert(np.ascontiguousarray(x, dtype)) for x, dtype in zip(arrays, dtypes)))
 
 
@@ -162,15 +160,6 @@ def _list(order, block):
         return None
     tokens = order.listing()
     return np.pad(tokens, ((0, 0), (0, 0), (0, -tokens.shape[2] % block)), constant_values=-1).reshape(-1)
-
-
-def _exists(part, y_order):
-    """Bits of the moving slots that hold a token, uint32 (blocks of all lists, words)."""
-    block = part.block_size[1]
-    if y_order is None:
-        y_order = np.where(np.arange(part.n_cols * block) < part.shape[1], 0, -1)
-    bits = np.packbits((y_order >= 0).reshape(-1, block), axis=1, bitorder="little")
-    return np.ascontiguousarray(bits).view(np.uint32).reshape(-1, block // 32)
 
 
 def walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert) -> tuple[Walk, ...]:
@@ -190,7 +179,8 @@ def _walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert):
     for number in range(rounds.max(initial=-1) + 1):
         chosen = found[rounds == number]
         reached = len(chosen) if kv or not structure.is_row else chosen[:, 3].sum()
-        covers = part.heads is None and part.q_order is None and reached == batch * (n_kv_heads if kv else n_heads)
+        covers = (part.heads is None and reached == batch * (n_kv_heads if kv else n_heads)
+                  and (part.q_order is None or part.q_order.is_onto))
         launches.append(_walk(pattern, structure, chosen, _work(part, chosen[:, 9]), covers, convert))
     return tuple(launches)
 

@@ -13,13 +13,16 @@ ROW_KEYS = 64  # keys a block of a row kernel has at most
 class Target(NamedTuple):
     """A backend's kernels.
 
-    `rows(kernel, bits, bucket, kv)` are the stationary rows that its tiles may have, the preferred number first;
-    `run(kernel, constants, grid, arguments)` launches on the current stream.
+    `rows(kernel, bits, bucket, kv)` are the stationary rows that its tiles may have, the preferred number first.
+    `bind(kernel, constants, grid, arguments, steps)` gives the function that launches on the current stream. Where an
+    argument is a name, it takes the array from the dictionary that the function is given; ``steps[name]`` are the
+    numbers between its neighbours along each axis but the last, of every array that will have this name.
     """
 
+    name: str
     block_y: int  # moving slots of a block of the tile kernels
     rows: Callable[..., tuple[int, ...]]
-    run: Callable[..., None]
+    bind: Callable[..., Callable]
 
 
 def bucket_of(head_dim: int, v_dim: int) -> int:

@@ -44,6 +44,11 @@ class Shaping(NamedTuple):
     bias: FlatBias | None
     draws: tuple  # limit, kept, word of dropout
 
+    @property
+    def kind(self):
+        """What calls with equal options have in common; None where the next call's are others."""
+        return (self.softcap, self.constants["SHAPED"]) if self.bias is None and self.draws == NO_DRAWS else None
+
     def arguments(self, kv):
         """The kernels' arguments; with keys as stationary rows the sides change places."""
         b = self.bias
@@ -161,22 +166,28 @@ class BiasGradient:
     Where pairs share a value it is summed as a whole number of grains, in 64 bits: such sums are equal in any order.
     """
 
-    def __init__(self, term, bias, dout, v, stats, kept):
-        xp = namespace(dout)
-        self.term, self.bias, self.grain = term, bias, None
-        if bias.gradient == OWN:
-            self.sums = xp.zeros(bias.values.shape, xp.float32)
+    def __init__(self, term, bias, kept):
+        self.term, self.bias, self.kept = term, bias, kept
+
+    def begin(self, arrays):
+        """Add the sums, still 0, and the grain to the arrays of a call, which hold `stats` by now."""
+        dout, v, stats, xp = arrays["dout"], arrays["v"], arrays["stats"], namespace(arrays["dout"])
+        shape, arrays["grain"] = self.bias.values.shape, None
+        if self.bias.gradient == OWN:
+            arrays["sums"] = xp.zeros(shape, xp.float32)
             return
-        self.sums = xp.zeros(bias.values.shape, xp.int64)
+        arrays["sums"] = xp.zeros(shape, xp.int64)
         rows = dout.shape[0] * dout.shape[1] * dout.shape[2]
         # no weights of a row add up to more than 1, so no sum of gradients exceeds this
-        most = _largest_norm(xp, dout) * _largest_norm(xp, v) * kept + _largest(xp, stats[..., 1]) + 1e-30
+        most = _largest_norm(xp, dout) * _largest_norm(xp, v) * self.kept + _largest(xp, stats[..., 1]) + 1e-30
         self.grain = xp.exp2(60 - xp.ceil(xp.log2(2 * most * max(rows, 1)))).astype(xp.float64).reshape(1)
+        arrays["grain"] = self.grain
 
-    def finish(self):
+    def finish(self, sums):
         """The gradient in the shape and dtype of the values."""
-        xp, margin = namespace(self.sums), self.bias.margin
-        sums = self.sums if self.grain is None else (self.sums / self.grain).astype(xp.float32)
+        xp, margin = namespace(sums), self.bias.margin
+        if self.bias.gradient == SHARED:
+            sums = (sums / self.grain).astype(xp.float32)
         if margin:
             sums = sums[..., margin:-margin]
         return sums.reshape(self.term.values.shape).astype(self.term.values.dtype)

@@ -50,10 +50,10 @@ def _launcher(name):
 
 
 def estimate(q, k, v, pattern, *, backward=False):
-    """An `Estimate` of a checked call: kernels, blocks, pairs, FLOPs, bytes, predicted seconds."""
-    from sparseattn.kernels.numba_cpu import cost, simd
+    """An `Estimate` of a checked call: kernels, blocks, pairs, FLOPs, bytes, seconds predicted for this machine."""
+    from sparseattn.kernels.numba_cpu import calibration, cost, simd
 
-    return cost.estimate(q, k, v, pattern, simd.VECTOR_BITS, backward)
+    return cost.estimate(q, k, v, pattern, simd.VECTOR_BITS, backward, calibration.speed())
 
 
 def prepare(pattern, backward=True):

@@ -7,8 +7,10 @@ from sparseattn.patterns.arguments import positive
 from sparseattn.patterns.content.inputs import heads, real, wide
 from sparseattn.patterns.positional.dense import causal as causal_pattern
 from sparseattn.selection.topk import top_of_rows
+from sparseattn.xp import device_of, namespace, on_cpu, on_its_device
 
 
+@on_its_device
 def from_block_scores(scores, *, block_size, shape=None, k=None, threshold=None, causal=True, force_diagonal=True):
     """Each block of queries attends the key blocks with the `k` best scores, or with scores above a threshold.
 
@@ -45,6 +47,8 @@ def from_block_scores(scores, *, block_size, shape=None, k=None, threshold=None,
     scores the lower block is chosen; NaN and -inf never are. Fewer forced blocks leave more of `k` to others. O(scores)
     time and memory. Nothing flows back to the scores: a gate is trained by a loss of its own.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+
     References
     ----------
     .. [1] Gao et al., SeerAttention, arXiv:2410.13276, section 3.
@@ -65,7 +69,7 @@ def from_block_scores(scores, *, block_size, shape=None, k=None, threshold=None,
     forced = (cols >= first[:, None]) & (cols <= last[:, None]) & force_diagonal
     layout = _layout(wide(scores), allowed, forced, k, threshold)
     pattern = Pattern.from_blocks(layout, block_size=size, shape=shape)
-    return pattern & causal_pattern(*shape) if causal else pattern
+    return (pattern & causal_pattern(*shape) if causal else pattern).to(device_of(scores))
 
 
 def _key_blocks_of_rows(n_rows, size, shape):
@@ -76,12 +80,13 @@ def _key_blocks_of_rows(n_rows, size, shape):
 
 
 def _layout(scores, allowed, forced, k, threshold):
-    """Chosen blocks, bool like scores."""
-    scores = np.where(allowed, scores, -np.inf)
+    """Chosen blocks, bool like scores, on the CPU."""
+    xp = namespace(scores)
+    scores = xp.where(xp.asarray(allowed), scores, -np.inf)
     if k is None:
-        return (scores > threshold) | forced
-    best = np.where(forced, np.inf, np.minimum(scores, np.finfo(scores.dtype).max))
-    chosen = top_of_rows(best, min(k, scores.shape[3]))
-    layout = np.zeros((*scores.shape[:3], scores.shape[3] + 1), bool)
+        return on_cpu(scores > threshold) | forced
+    best = xp.where(xp.asarray(forced), np.inf, xp.minimum(scores, np.finfo(scores.dtype).max))
+    chosen = on_cpu(top_of_rows(best, min(k, scores.shape[3])))
+    layout = np.zeros((*chosen.shape[:3], scores.shape[3] + 1), bool)
     np.put_along_axis(layout, chosen, True, axis=3)  # -1 is the column too many
     return layout[..., :-1] | forced

@@ -7,8 +7,10 @@ from sparseattn.patterns.content.chosen import chosen_blocks
 from sparseattn.patterns.content.inputs import causal_offset, heads, keys_for, scale_of, wide
 from sparseattn.selection.products import packed, products
 from sparseattn.selection.topk import top_by_chunks
+from sparseattn.xp import device_of, namespace, on_its_device
 
 
+@on_its_device
 def block_top_k(index_q, index_k, *, block_size, n_blocks, local_blocks=1, scale=1.0, causal=True):
     """Each query attends the key blocks around it and those with the best key by an indexer, `n_blocks` in all.
 
@@ -48,6 +50,8 @@ def block_top_k(index_q, index_k, *, block_size, n_blocks, local_blocks=1, scale
     0.75 for blocks of 64. O(n_heads * n_queries * n_keys * index_dim) time, some rows at a time; O(n_queries *
     n_blocks) memory. Choosing has no gradient.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+
     References
     ----------
     .. [1] MiniMaxAI, MiniMax-M3, as released in transformers 5.23, models/minimax_m3_vl.
@@ -63,30 +67,31 @@ def block_top_k(index_q, index_k, *, block_size, n_blocks, local_blocks=1, scale
     n_keys = k.shape[2]
     position = np.arange(q.shape[2]) + causal_offset(q, k)
     own, last = position // block, position + 1 if causal else np.full(q.shape[2], n_keys)
-    panels = packed(wide(k))
+    panels, xp = packed(wide(k)), namespace(q)
+    own_there, last_there = xp.asarray(own)[:, None], xp.asarray(last)[:, None]
 
     def best_keys(at, rows, n):
         n_seen = min(n * block, n_keys)
         scores = products(wide(q[at][rows]) * scale, panels[at[0], head_of[at[1]]], n_seen)[:, :n_seen]
         if causal and not local:
-            scores[np.arange(scores.shape[1]) >= last[rows, None]] = -np.inf
+            scores[xp.arange(scores.shape[1]) >= last_there[rows]] = -np.inf
         best = _block_max(scores, block)
         if not causal:
-            distance = own[rows, None] - np.arange(n)
+            distance = own_there[rows] - xp.arange(n)
             best[(distance >= 0) & (distance < local)] = -np.inf
         return best
 
-    chosen = top_by_chunks(best_keys, q.shape[:2], q.shape[2], -(-n_keys // block), n_blocks - local,
-                           own - local + 1 if causal else None, n_keys)
+    chosen = top_by_chunks(best_keys, q, -(-n_keys // block), n_blocks - local, own - local + 1 if causal else None,
+                           n_keys)
     near = [((own - local + 1) * block, np.minimum((own + 1) * block, last))] if local else []
-    return chosen_blocks(chosen, block, last, n_keys, near)
+    return chosen_blocks(chosen, block, last, n_keys, near).to(device_of(q))
 
 
 def _block_max(scores, block):
     """The largest of each block of columns, the last of which may be short; NaN where there is one."""
     n_rows, n_cols = scores.shape
     whole = n_cols // block * block
-    best = [scores[:, :whole].reshape(n_rows, -1, block).max(axis=2)]
+    best = [scores[:, :whole].reshape(n_rows, -1, block).max(axis=2)] if whole else []
     if whole < n_cols:
         best.append(scores[:, whole:].max(axis=1, keepdims=True))
-    return np.concatenate(best, axis=1)
+    return namespace(scores).concatenate(best, axis=1)

@@ -6,9 +6,10 @@ from sparseattn.pattern import Pattern
 from sparseattn.patterns.arguments import positive, tiles
 from sparseattn.patterns.content.inputs import causal_offset, heads, keys_for, valid_tokens
 from sparseattn.selection.members import cluster_members, cluster_parts
-from sparseattn.xp import compute_dtype, library
+from sparseattn.xp import address, compute_dtype, device_of, library, on_its_device
 
 
+@on_its_device
 def clusters(q, k, means, *, window, causal=False, valid=None, block_size=None):
     """Each of several means takes the queries and the keys nearest to it, and these attend each other.
 
@@ -40,8 +41,6 @@ def clusters(q, k, means, *, window, causal=False, valid=None, block_size=None):
     ------
     TypeError, ValueError
         The arrays do not belong together, or an option does not fit; nothing was computed.
-    NotImplementedError
-        For CuPy arrays.
 
     Notes
     -----
@@ -58,6 +57,9 @@ def clusters(q, k, means, *, window, causal=False, valid=None, block_size=None):
     of 128 among 16,384 random tokens, less where many tokens are in many clusters, and half of it with `causal`. Where
     queries are not keys, the scores alone take as many multiplications as attention does.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved. There
+    scores are a library's products as they come.
+
     References
     ----------
     .. [1] Roy et al., Efficient Content-Based Sparse Attention with Routing Transformers, arXiv:2003.05997, section
@@ -67,11 +69,11 @@ def clusters(q, k, means, *, window, causal=False, valid=None, block_size=None):
     q, k = heads(q=q, k=k)
     offset = causal_offset(q, k) if causal else None
     means = means_of(means, q)
-    valid = valid_tokens(valid, k.shape[0], k.shape[2])
+    valid = valid_tokens(valid, k)
     q_members, k_members = members_of(q, k, means, window, valid)
     shape = q.shape[2], k.shape[2]
     pattern = Pattern.from_parts(cluster_parts(q_members, k_members, shape, offset), shape, *q.shape[:2])
-    return pattern if size is None else pattern.reblock(size)
+    return (pattern if size is None else pattern.reblock(size)).to(device_of(q))
 
 
 def members_of(q, k, means, window, valid):
@@ -79,8 +81,7 @@ def members_of(q, k, means, window, valid):
     for_keys = keys_for(q, k)
     q_valid = valid if valid is None or q.shape[2] == k.shape[2] else _last(valid, q.shape[2])
     q_members = cluster_members(q, np.arange(q.shape[1]), means, window, q_valid)
-    same = q is k or (q.shape == k.shape and q.strides == k.strides and np.may_share_memory(q, k)
-                      and q.__array_interface__["data"] == k.__array_interface__["data"])
+    same = q is k or (q.shape, q.strides, address(q)) == (k.shape, k.strides, address(k))
     return q_members, q_members if same else cluster_members(k, for_keys, means, window, valid)
 
 
@@ -93,10 +94,10 @@ def _last(valid, n_queries):
 
 def means_of(means, q):
     """Means (n_heads, n_clusters, head_dim) that fit q (batch, n_heads, n, head_dim)."""
-    if library(means) != "numpy" or compute_dtype(means.dtype) is None:
+    if library(means) not in ("numpy", library(q)) or compute_dtype(means.dtype) is None:
         raise TypeError(f"means is {type(means).__name__}"
                         f"{f' of {means.dtype}' if hasattr(means, 'dtype') else ''}; expected a NumPy array of floats, "
-                        "(n_heads, n_clusters, head_dim)")
+                        "or one of CuPy if q is, (n_heads, n_clusters, head_dim)")
     (_, n_heads, _, head_dim), shape = q.shape, means.shape
     if len(shape) == 2 and n_heads == 1:
         means = means[None]

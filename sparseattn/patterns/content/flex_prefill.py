@@ -6,11 +6,13 @@ from sparseattn.pattern import checking
 from sparseattn.patterns.arguments import positive
 from sparseattn.patterns.content import inputs
 from sparseattn.patterns.content.blocks import aligned_offset, causal_blocks
-from sparseattn.selection.coverage import best, count_to_cover, cover
+from sparseattn.selection.coverage import among_best, count_to_cover, cover
 from sparseattn.selection.pooling import block_means, block_sums
 from sparseattn.selection.softmax import diagonal_sums, last_rows, softmax
+from sparseattn.xp import device_of, namespace, on_cpu, on_its_device
 
 
+@on_its_device
 def flex_prefill(q, k, *, gamma, tau, block_size=128, scale=None, min_budget=1, max_budget=None):
     """Each head attends the blocks that hold `gamma` of its mass, as the means of blocks or its last queries tell.
 
@@ -59,6 +61,8 @@ def flex_prefill(q, k, *, gamma, tau, block_size=128, scale=None, min_budget=1, 
     The published code runs up to two blocks of queries densely, counts keys in 128 whatever the block, and where its
     length is no multiple of 128 cuts distances from the far end; here is none of it.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+
     References
     ----------
     .. [1] Lai et al., FlexPrefill: A Context-Aware Sparse Attention Mechanism for Efficient Long-Sequence Inference,
@@ -80,11 +84,12 @@ def flex_prefill(q, k, *, gamma, tau, block_size=128, scale=None, min_budget=1, 
             _budget(min_budget, max_budget, size))
     offset = aligned_offset(*shape, size)
     # how many blocks of keys a row lies behind each of its columns; negative: the column comes later
-    behind = offset + np.arange(-(-shape[0] // size))[:, None] - np.arange(-(-shape[1] // size))
-    layout = np.zeros(q.shape[:2] + behind.shape, bool)
+    xp = namespace(q)
+    behind = offset + xp.arange(-(-shape[0] // size))[:, None] - xp.arange(-(-shape[1] // size))
+    layout = xp.zeros(q.shape[:2] + behind.shape, bool)
     for b, h in np.ndindex(q.shape[:2] if shape[0] else (0, 0)):
         layout[b, h] = _chosen(inputs.wide(q[b, h]), inputs.wide(k[b, kv_heads[h]]), behind, size, *rule)
-    return causal_blocks(layout, (size, size), shape)
+    return causal_blocks(on_cpu(layout), (size, size), shape).to(device_of(q))
 
 
 def _one_size(block_size):
@@ -104,32 +109,30 @@ def _budget(least, most, size):
 
 
 def _chosen(q, k, behind, size, gamma, tau, scale, budget):
-    """Blocks (rows, cols) of one head."""
-    last, means = last_rows(q, k, size, scale), block_means(k, size)
+    """Blocks (rows, cols) of one head; a GPU is not asked whether the means are believed."""
+    xp, last, means = namespace(q), last_rows(q, k, size, scale), block_means(k, size)
     column, diagonal = last.mean(axis=0, dtype=np.float64), diagonal_sums(last) / last.shape[0]
     pooled = softmax(q[-size:].mean(axis=0) * q.dtype.type(scale) @ means.T)
     mass = block_sums(column, size, axis=0)
     believed = _distance(mass, pooled.astype(np.float64)) < tau
-    n_columns, n_diagonals = (
-        np.clip(1 if believed else count_to_cover(x, gamma) // size + 1, *budget) for x in (column, diagonal))
-    columns = best(mass, n_columns, first=1)
-    diagonals = best(block_sums(diagonal, size, axis=0), n_diagonals, first=1)
-    chosen = np.isin(np.arange(behind.shape[1]), columns) | np.isin(behind, diagonals)
-    if believed:
-        chosen |= _by_means(q, means, behind, size, gamma, scale)
-    return chosen & (behind >= 0)
+    n_columns, n_diagonals = (xp.clip(xp.where(believed, 1, count_to_cover(x, gamma) // size + 1), *budget)
+                              for x in (column, diagonal))
+    columns = among_best(mass, n_columns, first=1)
+    diagonals = among_best(block_sums(diagonal, size, axis=0), n_diagonals, first=1)
+    by_means = believed & _by_means(q, means, behind, size, gamma, scale)
+    return (columns | diagonals[xp.maximum(behind, 0)] | by_means) & (behind >= 0)
 
 
 def _by_means(q, means, behind, size, gamma, scale):
     """The blocks (rows, cols) of most mass over the whole map."""
     allowed = behind >= 0
     s = (block_means(q, size) * q.dtype.type(scale)) @ means.T
-    mass = softmax(np.where(allowed, s, -np.inf))
+    mass = softmax(namespace(q).where(allowed, s, -np.inf))
     return cover(mass.ravel(), gamma, allowed.ravel(), crossing=False).reshape(mass.shape)
 
 
 def _distance(a, b):
     """The square root of the Jensen-Shannon divergence of two distributions (n,)."""
-    middle = (a + b) / 2
-    parts = [x[x > 0] @ np.log(x[x > 0] / middle[x > 0]) for x in (a, b)]
-    return np.sqrt(max(sum(parts) / 2, 0))
+    xp, middle = namespace(a), (a + b) / 2
+    parts = [(x * xp.log(xp.where(x > 0, x, 1) / xp.where(x > 0, middle, 1))).sum() for x in (a, b)]
+    return xp.sqrt(xp.maximum(sum(parts) / 2, 0))

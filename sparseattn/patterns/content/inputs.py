@@ -5,13 +5,13 @@ import numbers
 
 import numpy as np
 
-from sparseattn.xp import compute_dtype, library
+from sparseattn.xp import compute_dtype, library, on_cpu
 
 
 def heads(**arrays):
-    """Arrays by name, ([[batch,] n_heads,] n_tokens, head_dim), as 4-D views in one dtype and of one batch.
+    """Arrays by name, ([[batch,] n_heads,] n_tokens, head_dim), as 4-D views of one dtype, batch and place.
 
-    NumPy alone so far; heads and tokens may differ from array to array, see `keys_for`.
+    Heads and tokens may differ from array to array, see `keys_for`.
     """
     names, first = list(arrays), next(iter(arrays))
     for name, x in arrays.items():
@@ -27,11 +27,7 @@ def heads(**arrays):
 
 
 def _check(name, x, first, like):
-    if library(x) is None:
-        raise TypeError(f"{name} is {type(x).__name__}; expected a NumPy array: np.asarray({name}, np.float32)")
-    if library(x) == "cupy":
-        raise NotImplementedError(f"{name} is a CuPy array, and this choice has no GPU form yet; choose on the CPU, "
-                                  f"with {name}.get(), and move the pattern: pattern.to('cuda')")
+    check_place(name, x, first, like)
     if compute_dtype(x.dtype) is None:
         raise TypeError(f"{name} has dtype {x.dtype}; expected float16, bfloat16, float32 or float64: "
                         f"{name}.astype(np.float32)")
@@ -43,6 +39,17 @@ def _check(name, x, first, like):
                         f"{name}.astype({first}.dtype)")
     if x.ndim != like.ndim:
         raise ValueError(f"{first} has {like.ndim} axes but {name} {x.ndim}; give both the same axes")
+
+
+def check_place(name, x, first, like):
+    """Raise unless x is an array, of the library of `like` and, of CuPy's, on the same GPU."""
+    if library(x) is None:
+        raise TypeError(f"{name} is {type(x).__name__}; expected a NumPy or CuPy array: np.asarray({name}, np.float32)")
+    if library(x) != library(like):
+        raise TypeError(f"{first} is a {library(like)} array but {name} a {library(x)} array; move them to one: "
+                        "cupy.asarray or cupy.asnumpy")
+    if library(x) == "cupy" and x.device != like.device:
+        raise ValueError(f"{first} is on GPU {like.device.id} but {name} on GPU {x.device.id}; move them to one")
 
 
 def keys_for(q, k):
@@ -85,11 +92,14 @@ def wide(x):
     return x.astype(compute_dtype(x.dtype), copy=False)
 
 
-def valid_tokens(valid, batch, n_tokens):
-    """bool (1 | batch, n_tokens) that says which tokens are real, or None."""
+def valid_tokens(valid, k):
+    """bool (1 | batch, n_tokens) of NumPy that says which tokens of k (batch, any heads, n_tokens, head_dim) are real,
+    or None."""
     if valid is None:
         return None
-    x = np.asarray(valid)
+    if library(valid) == "cupy" != library(k):
+        raise TypeError("valid is a cupy array but the tokens are numpy arrays; give valid.get()")
+    x, batch, n_tokens = on_cpu(valid), k.shape[0], k.shape[2]
     if x.dtype != bool:
         raise TypeError(f"valid is an array of {x.dtype}; expected bool, True at real tokens")
     if x.shape not in ((n_tokens,), (1, n_tokens), (batch, n_tokens)):

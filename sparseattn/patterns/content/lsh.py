@@ -11,8 +11,10 @@ from sparseattn.patterns.content.inputs import heads, keys_for, valid_tokens
 from sparseattn.selection.cached import recent_in_bucket
 from sparseattn.selection.hashing import draw_rotations, hash_buckets
 from sparseattn.selection.rounds import round_parts, sort_rounds
+from sparseattn.xp import device_of, library, on_cpu, on_its_device
 
 
+@on_its_device
 def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks_after=0, causal=False,
         same_bucket=False, rotations=None, seed=0, valid=None, block_size=None):
     """Each query attends the chunks around its own, in several lists of all tokens sorted by hash bucket.
@@ -56,8 +58,6 @@ def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks
     ------
     TypeError, ValueError
         The arrays do not belong together, or an option does not fit; nothing was computed.
-    NotImplementedError
-        For CuPy arrays.
 
     Notes
     -----
@@ -82,6 +82,9 @@ def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks
     which w are seen, O(n_hashes * n * (columns * head_dim + m * w / 64)) time and n_hashes * n * m * w / 8 bytes a
     head.
 
+    CuPy's arrays are hashed on their GPU. This waits for it: the structure is made on the CPU, then moved. There
+    projections are a library's products as they come, near or not.
+
     References
     ----------
     .. [1] Kitaev et al., Reformer, arXiv:2001.04451, section 2 and appendix A.
@@ -95,31 +98,31 @@ def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks
                         chunks_before=chunks_before, chunks_after=chunks_after, causal=causal, same_bucket=same_bucket,
                         rotations=rotations, seed=seed, valid=valid)
     pattern = Pattern.from_parts(*found)
-    return pattern if size is None else pattern.reblock(size)
+    return (pattern if size is None else pattern.reblock(size)).to(device_of(q))
 
 
 def _over_cache(q, k, factors, n_hashes, most, rotations, seed, valid, size):
     """New queries over a cache of keys."""
     q, k = heads(q=q, k=k)
-    (batch, n_heads, n_queries, head_dim), n_keys = q.shape, k.shape[2]
-    rotations = _rotations(rotations, batch, n_heads, head_dim, n_hashes, factors, seed)
-    valid = valid_tokens(valid, batch, n_keys)
-    sides = (q, np.arange(n_heads)), (k, keys_for(q, k))
+    rotations = _rotations(rotations, q, n_hashes, factors, seed)
+    valid = valid_tokens(valid, k)
+    sides = (q, np.arange(q.shape[1])), (k, keys_for(q, k))
     buckets = [hash_buckets(x, rotations, factors, heads_of_x) for x, heads_of_x in sides]
-    return chosen_keys(recent_in_bucket(*buckets, most, valid), (n_queries, n_keys), size)
+    chosen = recent_in_bucket(*buckets, most, valid)
+    return chosen_keys(chosen, (q.shape[2], k.shape[2]), size).to(device_of(q))
 
 
 def hash_rounds(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks_after=0, causal=False,
                 same_bucket=False, rotations=None, seed=0, valid=None, once=True):
-    """(parts, shape, batch, n_heads) of `lsh`; once=False: a pair stands as often as it meets."""
+    """(parts, shape, batch, n_heads) of `lsh`, on the CPU; once=False: a pair stands as often as it meets."""
     factors = bucket_factors(n_buckets)
     n_hashes, length = positive(n_hashes, "n_hashes"), positive(chunk_length, "chunk_length")
     window = at_least_0(chunks_before, "chunks_before"), at_least_0(chunks_after, "chunks_after")
     q, *other = heads(q=q) if k is None else heads(q=q, k=k)
-    batch, n_heads, n, head_dim = q.shape
+    batch, n_heads, n, _ = q.shape
     _check_tokens(q, *other)
-    rotations = _rotations(rotations, batch, n_heads, head_dim, n_hashes, factors, seed)
-    valid = valid_tokens(valid, batch, n)
+    rotations = _rotations(rotations, q, n_hashes, factors, seed)
+    valid = valid_tokens(valid, q)
     if not n:
         return (), (0, 0), batch, n_heads
     sides = [_sorted(q, np.arange(n_heads), rotations, factors, min(length, n), valid)]
@@ -148,12 +151,14 @@ def _check_tokens(q, k=None):
         keys_for(q, k)
 
 
-def _rotations(rotations, batch, n_heads, head_dim, n_hashes, factors, seed):
+def _rotations(rotations, q, n_hashes, factors, seed):
     """Float (1 | batch, n_heads, head_dim, n_hashes, columns), given or drawn."""
+    batch, n_heads, _, head_dim = q.shape
     if rotations is None:
         return draw_rotations(n_heads, head_dim, n_hashes, factors, seed)[None]
-    if not isinstance(rotations, np.ndarray) or rotations.dtype.kind != "f":
-        raise TypeError("rotations must be a NumPy array of floats, (n_heads, head_dim, n_hashes, columns)")
+    if library(rotations) not in ("numpy", library(q)) or rotations.dtype.kind != "f":
+        raise TypeError("rotations must be a NumPy array of floats, or one of CuPy if q is, (n_heads, head_dim, "
+                        "n_hashes, columns)")
     expected = n_heads, head_dim, n_hashes, sum(factors) // 2
     if rotations.shape not in (expected, (batch, *expected)):
         raise ValueError(f"rotations has shape {rotations.shape}; expected {expected} (n_heads, head_dim, n_hashes, "
@@ -163,8 +168,7 @@ def _rotations(rotations, batch, n_heads, head_dim, n_hashes, factors, seed):
 
 def _sorted(x, heads_of_x, rotations, factors, length, valid):
     """One side of all rounds, tokens that are not valid behind the others."""
-    buckets = hash_buckets(x, rotations, factors, heads_of_x)
-    n_buckets = math.prod(factors)
+    buckets, n_buckets = on_cpu(hash_buckets(x, rotations, factors, heads_of_x)), math.prod(factors)
     if valid is not None:
         np.copyto(buckets, n_buckets, where=~valid[:, None, None])
     return sort_rounds(buckets, n_buckets + 1, length, valid)

@@ -7,8 +7,10 @@ from sparseattn.patterns.content.chosen import chosen_blocks
 from sparseattn.patterns.content.inputs import causal_offset, heads, keys_for, wide
 from sparseattn.selection.products import packed, products
 from sparseattn.selection.topk import top_by_chunks
+from sparseattn.xp import device_of, on_its_device
 
 
+@on_its_device
 def moba(q, k, *, chunk_size, top_k, block_size=None):
     """Each query attends its own chunk up to itself, and `top_k` - 1 whole past chunks that its gate prefers.
 
@@ -43,6 +45,8 @@ def moba(q, k, *, chunk_size, top_k, block_size=None):
     sorted by the chunk they chose, so that tiles are dense: `density_in_tiles` is 0.9 for 16,384 tokens in chunks of
     512. O(n_queries * n_keys / chunk_size * head_dim) time, O(n_queries * top_k) memory. Choosing has no gradient.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+
     References
     ----------
     .. [1] Lu et al., MoBA: Mixture of Block Attention for Long-Context LLMs, arXiv:2502.13189, section 2.
@@ -59,5 +63,6 @@ def moba(q, k, *, chunk_size, top_k, block_size=None):
     def gate(at, rows, n):
         return products(wide(q[at][rows]), means[at[0], head_of[at[1]]], n)
 
-    chosen = top_by_chunks(gate, q.shape[:2], q.shape[2], n_whole, top_k - 1, own)
-    return chosen_blocks(chosen, chunk, position + 1, k.shape[2], [(own * chunk, position + 1)], size)
+    chosen = top_by_chunks(gate, q, n_whole, top_k - 1, own)
+    near = [(own * chunk, position + 1)]
+    return chosen_blocks(chosen, chunk, position + 1, k.shape[2], near, size).to(device_of(q))

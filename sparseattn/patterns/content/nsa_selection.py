@@ -7,10 +7,12 @@ from sparseattn.patterns.arguments import positive, tiles
 from sparseattn.patterns.content.chosen import chosen_blocks
 from sparseattn.patterns.content.inputs import heads, wide
 from sparseattn.selection.topk import top_by_chunks
+from sparseattn.xp import device_of, namespace, on_its_device
 
 FORCED = 3  # the first block, the own and the one before
 
 
+@on_its_device
 def nsa_selection(probabilities, *, n_kv_heads, n_tokens, compress_block, compress_stride, select_block, n_selected,
                   block_size=None):
     """Each query attends the blocks on which its probabilities over compressed blocks fall, the nearest and the first.
@@ -53,6 +55,8 @@ def nsa_selection(probabilities, *, n_kv_heads, n_tokens, compress_block, compre
     every other choice a part whose queries are sorted by the block they chose: `density_in_tiles` is about 0.75 for
     blocks of 64. O(probabilities) time, O(n_queries * n_selected) memory. Choosing has no gradient.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+
     References
     ----------
     .. [1] Yuan et al., Native Sparse Attention, arXiv:2502.11089, section 3.3.2.
@@ -67,12 +71,12 @@ def nsa_selection(probabilities, *, n_kv_heads, n_tokens, compress_block, compre
         raise ValueError(f"probabilities is for {p.shape[2]} queries but n_tokens is {n_tokens}; the last query sits "
                          "at the last key, so expected at least as many keys")
     blocks.check_count(p.shape[3], n_tokens, "probabilities")
-    group = p.shape[1] // n_kv_heads
+    group = max(p.shape[1] // n_kv_heads, 1)
 
     def summed(at, rows):
         return wide(p[at[0], at[1] * group : (at[1] + 1) * group, rows]).sum(axis=0)
 
-    return selected(summed, (p.shape[0], n_kv_heads), p.shape[2], n_tokens, blocks, tiles(block_size))
+    return selected(summed, p[:, ::group], n_tokens, blocks, tiles(block_size))
 
 
 class Blocks:
@@ -103,7 +107,7 @@ class Blocks:
     def scores(self, p, n_blocks):
         """(rows, n_blocks): probabilities (rows, n_compressed) summed over each selection block by their overlap."""
         parts = self.size // self.stride
-        cover = np.zeros((len(p), n_blocks * parts), p.dtype)  # a stride of tokens a column
+        cover = namespace(p).zeros((len(p), n_blocks * parts), p.dtype)  # a stride of tokens a column
         for step in range(self.length // self.stride):
             n = min(p.shape[1], cover.shape[1] - step)
             if n > 0:
@@ -111,10 +115,10 @@ class Blocks:
         return cover.reshape(len(p), n_blocks, parts).sum(axis=2)
 
 
-def selected(summed, lead, n_queries, n_keys, blocks, block_size=None):
+def selected(summed, q, n_keys, blocks, block_size=None):
     """The pattern of the choice by ``summed(at, rows)``, the probabilities (rows, n_compressed) of a group's heads
-    summed, for an index `at` of the axes `lead` and a slice of queries."""
-    position = np.arange(n_queries) + n_keys - n_queries
+    summed, for an index `at` of the first axes of q (batch, n_kv_heads, n_queries, any) and a slice of queries."""
+    position = np.arange(q.shape[2]) + n_keys - q.shape[2]
     own = position // blocks.size
     n_blocks = -(-n_keys // blocks.size)
 
@@ -122,8 +126,8 @@ def selected(summed, lead, n_queries, n_keys, blocks, block_size=None):
         return blocks.scores(summed(at, rows), n_blocks)[:, 1 : n + 1]
 
     others, width = max(n_blocks - FORCED, 0), n_blocks * blocks.size // blocks.stride
-    chosen = top_by_chunks(scores, lead, n_queries, others, blocks.n_selected - FORCED, own - 2, width)
+    chosen = top_by_chunks(scores, q, others, blocks.n_selected - FORCED, own - 2, width)
     chosen = np.where(chosen < 0, -1, chosen + 1).astype(np.int32)
     near = (own - 1) * blocks.size, position + 1
     first = np.zeros_like(own), np.where(own > 1, blocks.size, 0)
-    return chosen_blocks(chosen, blocks.size, position + 1, n_keys, [near, first], block_size)
+    return chosen_blocks(chosen, blocks.size, position + 1, n_keys, [near, first], block_size).to(device_of(q))

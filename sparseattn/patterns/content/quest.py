@@ -7,10 +7,12 @@ from sparseattn.patterns.content.chosen import chosen_blocks
 from sparseattn.patterns.content.inputs import causal_offset, heads, keys_for, wide
 from sparseattn.selection.products import packed, products
 from sparseattn.selection.topk import top_by_chunks
+from sparseattn.xp import device_of, namespace, on_its_device
 
 LEAST = 3  # pages, whatever the budget
 
 
+@on_its_device
 def quest(q, k, *, page_size, token_budget, force_last=True, block_size=None):
     """Each query attends the pages of keys whose scores may be the largest, as many as a budget of tokens holds.
 
@@ -47,6 +49,8 @@ def quest(q, k, *, page_size, token_budget, force_last=True, block_size=None):
     not. O(n_keys * head_dim + n_queries * n_pages * head_dim) time, the first for reading all keys once. Choosing has
     no gradient.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+
     References
     ----------
     .. [1] Tang et al., Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference, arXiv:2406.10774,
@@ -61,38 +65,40 @@ def quest(q, k, *, page_size, token_budget, force_last=True, block_size=None):
     position = np.arange(q.shape[2]) + causal_offset(q, k)
     own, n_whole = position // page, n_keys // page
     whole = wide(k[:, :, : n_whole * page]).reshape(*k.shape[:2], n_whole, page, k.shape[3])
-    low, high = packed(whole.min(axis=3)), packed(whole.max(axis=3))
+    low, high = map(packed, (whole.min(axis=3), whole.max(axis=3)) if whole.size else 2 * [whole[:, :, :, 0]])
     begin = int(own[0]) * page if own.size and not force_last else n_keys
-    so_far = [_running(wide(k[:, :, begin:]), page, extreme) for extreme in (np.minimum, np.maximum)]
+    xp = namespace(q)
+    so_far = [_running(wide(k[:, :, begin:]), page, extreme) for extreme in (xp.minimum, xp.maximum)]
+    own_there, since = xp.asarray(own)[:, None], xp.asarray(position - begin)
 
     def bounds(at, rows, n):
         head, x = (at[0], head_of[at[1]]), wide(q[at][rows])
-        up, down = np.maximum(x, 0), np.minimum(x, 0)
-        scores = np.full((len(x), n), -np.inf, x.dtype)
+        up, down = xp.maximum(x, 0), xp.minimum(x, 0)
+        scores = xp.full((len(x), n), -np.inf, x.dtype)
         seen = min(n, n_whole)
         scores[:, :seen] = (products(up, high[head], seen) + products(down, low[head], seen))[:, :seen]
-        if not force_last:  # a query's own page ends with it
-            least, largest = (bound[head][position[rows] - begin] for bound in so_far)
-            of_own = _sum_in_order(up * largest) + _sum_in_order(down * least)
-            np.put_along_axis(scores, own[rows, None], of_own, axis=1)
-        return scores
+        if force_last:
+            return scores
+        least, largest = (bound[head][since[rows]] for bound in so_far)  # a query's own page ends with it
+        of_own = _sum_in_order(up * largest) + _sum_in_order(down * least)
+        return xp.where(xp.arange(n) == own_there[rows], of_own, scores)
 
     n_pages = max(LEAST, budget // page) - bool(force_last)
-    chosen = top_by_chunks(bounds, q.shape[:2], q.shape[2], -(-n_keys // page), n_pages, own + (not force_last))
+    chosen = top_by_chunks(bounds, q, -(-n_keys // page), n_pages, own + (not force_last))
     near = [(own * page, position + 1)] if force_last else []
-    return chosen_blocks(chosen, page, position + 1, n_keys, near, size)
+    return chosen_blocks(chosen, page, position + 1, n_keys, near, size).to(device_of(q))
 
 
 def _sum_in_order(x):
-    """Sums over the last axis as `products` adds them, so that equal bounds are equal."""
-    return np.add.accumulate(x, axis=1)[:, -1:]
+    """Sums over the last axis, NumPy's as `products` adds them, so that equal bounds are equal."""
+    return x.cumsum(axis=1)[:, -1:]
 
 
 def _running(k, page, extreme):
     """The extreme of each number over the keys of a page so far, like k (batch, n_kv_heads, n_keys, head_dim)."""
-    result = np.empty(k.shape, k.dtype)
-    n_pages = k.shape[2] // page
-    whole, pages = n_pages * page, (*k.shape[:2], n_pages, page, k.shape[3])
-    extreme.accumulate(k[:, :, :whole].reshape(pages), axis=3, out=result[:, :, :whole].reshape(pages))
-    extreme.accumulate(k[:, :, whole:], axis=2, out=result[:, :, whole:])
-    return result
+    xp, step = namespace(k), 1
+    place = xp.arange(k.shape[2])[:, None] % page
+    while step < min(page, k.shape[2]):  # the first keys are done; the others have met the `step` up to their own
+        later = xp.where(place[step:] >= step, extreme(k[:, :, step:], k[:, :, :-step]), k[:, :, step:])
+        k, step = xp.concatenate([k[:, :, :step], later], axis=2), 2 * step
+    return k

@@ -8,10 +8,12 @@ from sparseattn.patterns.content.blocks import causal_blocks, own_blocks
 from sparseattn.selection.coverage import cover
 from sparseattn.selection.pooling import block_means, likeness
 from sparseattn.selection.softmax import softmax
+from sparseattn.xp import device_of, namespace, on_cpu, on_its_device
 
 BLOCK_Q, BLOCK_K = 128, 64  # tokens of the rule's blocks
 
 
+@on_its_device
 def sparge(q, k, *, tau, theta, scale=None, block_size=None):
     """Each block of queries attends the key blocks that hold `tau` of the softmax over means, and all that have none.
 
@@ -51,6 +53,8 @@ def sparge(q, k, *, tau, theta, scale=None, block_size=None):
     not taken for its own sake. Subtracting the mean key first (``smooth_k``) changes the scores of means though not
     attention: pass ``k - k.mean(axis=-2, keepdims=True)`` here for it.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+
     References
     ----------
     .. [1] Zhang et al., SpargeAttention: Accurate and Training-free Sparse Attention Accelerating Any Model Inference,
@@ -71,11 +75,12 @@ def sparge(q, k, *, tau, theta, scale=None, block_size=None):
                          inputs.scale_of(scale, q.shape[3]))
     size = tiles(block_size)
     own, before = own_blocks((BLOCK_Q, BLOCK_K), shape)
-    layout = np.zeros(q.shape[:2] + own.shape, bool)
-    for b, h in np.ndindex(q.shape[:2]):
-        layout[b, h] = own | _chosen(inputs.wide(q[b, h]), inputs.wide(k[b, kv_heads[h]]), tau, theta, scale, before)
-    pattern = causal_blocks(layout, (BLOCK_Q, BLOCK_K), shape)
-    return pattern if size is None else pattern.reblock(size)
+    xp = namespace(q)
+    before, layout = xp.asarray(before), xp.zeros(q.shape[:2] + own.shape, bool)
+    for b, h in np.ndindex(q.shape[:2] if own.size else (0, 0)):
+        layout[b, h] = _chosen(inputs.wide(q[b, h]), inputs.wide(k[b, kv_heads[h]]), tau, theta, scale, before)
+    pattern = causal_blocks(own | on_cpu(layout), (BLOCK_Q, BLOCK_K), shape)
+    return (pattern if size is None else pattern.reblock(size)).to(device_of(q))
 
 
 def _chosen(q, k, tau, theta, scale, before):
@@ -83,5 +88,5 @@ def _chosen(q, k, tau, theta, scale, before):
     stands_q, stands_k = likeness(q, BLOCK_Q) >= theta, likeness(k, BLOCK_K) >= theta
     allowed = before & stands_k
     s = (block_means(q, BLOCK_Q) * q.dtype.type(scale)) @ block_means(k, BLOCK_K).T
-    mass = softmax(np.where(allowed, s, -np.inf))
+    mass = softmax(namespace(q).where(allowed, s, -np.inf))
     return cover(mass, tau, allowed, crossing=False, at_least=1) | (before & ~(stands_q[:, None] & stands_k))

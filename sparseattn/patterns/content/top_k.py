@@ -4,12 +4,13 @@ import numpy as np
 
 from sparseattn.patterns.arguments import positive, tiles
 from sparseattn.patterns.content.chosen import chosen_keys
-from sparseattn.patterns.content.inputs import causal_offset, heads, keys_for, scale_of, wide
+from sparseattn.patterns.content.inputs import causal_offset, check_place, heads, keys_for, scale_of, wide
 from sparseattn.selection.products import packed, products
 from sparseattn.selection.topk import top_by_chunks
-from sparseattn.xp import library
+from sparseattn.xp import device_of, namespace, on_its_device
 
 
+@on_its_device
 def top_k(q, k, *, n_selected, causal=False, scale=None, block_size=None):
     """Each query attends the keys of its `n_selected` largest scores.
 
@@ -47,6 +48,9 @@ def top_k(q, k, *, n_selected, causal=False, scale=None, block_size=None):
     the keys. Scores are in float32 (float64 for float64) and depend on the two vectors alone, to the bit: equal keys
     are equal. Choosing has no gradient.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved. There
+    scores are a library's products.
+
     References
     ----------
     .. [1] Zhao et al., Explicit Sparse Transformer, arXiv:1912.11637.
@@ -60,10 +64,11 @@ def top_k(q, k, *, n_selected, causal=False, scale=None, block_size=None):
     def scores(at, rows, n):
         return products(wide(q[at][rows]) * scale, panels[at[0], head_of[at[1]]], n)
 
-    shape = q.shape[2], k.shape[2]
-    return chosen_keys(top_by_chunks(scores, q.shape[:2], *shape, n_selected, limits), shape, size)
+    chosen = top_by_chunks(scores, q, k.shape[2], n_selected, limits)
+    return chosen_keys(chosen, (q.shape[2], k.shape[2]), size).to(device_of(q))
 
 
+@on_its_device
 def indexer_top_k(index_q, index_k, index_w, *, n_selected, causal=True, block_size=None):
     """Each query attends the `n_selected` keys that an indexer of small heads scores best, the same for all heads.
 
@@ -100,6 +105,9 @@ def indexer_top_k(index_q, index_k, index_w, *, n_selected, causal=True, block_s
     time, some rows at a time; O(n_queries * n_selected) memory. Choosing has no gradient: an indexer is trained by a
     loss of its own.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved. There
+    scores are a library's products.
+
     References
     ----------
     .. [1] DeepSeek-AI, DeepSeek-V3.2, arXiv:2512.02556, section 2.
@@ -107,27 +115,26 @@ def indexer_top_k(index_q, index_k, index_w, *, n_selected, causal=True, block_s
     n_selected, size = positive(n_selected, "n_selected"), tiles(block_size)
     q, k, w = _indexer(index_q, index_k, index_w)
     limits = np.arange(q.shape[2]) + causal_offset(q, k) + 1 if causal else None
-    panels, w = packed(wide(k)), wide(w)
+    panels, w, xp = packed(wide(k)), wide(w), namespace(q)
 
     def scores(at, rows, n):
-        return sum(w[at[0], head, rows] * np.maximum(products(wide(q[at[0], head, rows]), panels[at[0], 0], n), 0)
+        return sum(w[at[0], head, rows] * xp.maximum(products(wide(q[at[0], head, rows]), panels[at[0], 0], n), 0)
                    for head in range(q.shape[1]))
 
-    shape = q.shape[2], k.shape[2]
-    return chosen_keys(top_by_chunks(scores, (q.shape[0], 1), *shape, n_selected, limits), shape, size)
+    chosen = top_by_chunks(scores, q[:, :1], k.shape[2], n_selected, limits)
+    return chosen_keys(chosen, (q.shape[2], k.shape[2]), size).to(device_of(q))
 
 
 def _indexer(index_q, index_k, index_w):
     """The three arrays as (batch, index_heads, n_queries, ...), (batch, 1, n_keys, ...) and (batch, index_heads,
     n_queries, 1)."""
     for name, x in (("index_q", index_q), ("index_k", index_k), ("index_w", index_w)):
-        if library(x) is None:
-            raise TypeError(f"{name} is {type(x).__name__}; expected a NumPy array: np.asarray({name}, np.float32)")
-    if np.ndim(index_q) not in (3, 4) or np.ndim(index_k) != np.ndim(index_q) - 1:
-        raise ValueError(f"index_q has shape {np.shape(index_q)} and index_k {np.shape(index_k)}; expected (batch, "
+        check_place(name, x, "index_q", index_q)
+    if index_q.ndim not in (3, 4) or index_k.ndim != index_q.ndim - 1:
+        raise ValueError(f"index_q has shape {index_q.shape} and index_k {index_k.shape}; expected (batch, "
                          "index_heads, n_queries, index_dim) and (batch, n_keys, index_dim), or both without batch")
     q, k = heads(index_q=index_q, index_k=index_k[..., None, :, :])
-    if np.shape(index_w) != index_q.shape[:-1]:
-        raise ValueError(f"index_w has shape {np.shape(index_w)}; expected {index_q.shape[:-1]}, one weight for each "
+    if index_w.shape != index_q.shape[:-1]:
+        raise ValueError(f"index_w has shape {index_w.shape}; expected {index_q.shape[:-1]}, one weight for each "
                          "head and query of index_q")
     return q, k, heads(index_w=index_w[..., None])[0]

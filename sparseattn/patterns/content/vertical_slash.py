@@ -11,6 +11,7 @@ from sparseattn.patterns.content.blocks import causal_blocks, own_blocks
 from sparseattn.patterns.content.slashes import column_part, crowded_part, lonely_part
 from sparseattn.selection.coverage import best
 from sparseattn.selection.softmax import diagonal_sums, last_rows
+from sparseattn.xp import device_of, namespace, on_cpu, on_its_device
 
 BLOCK = 64  # tokens of the rule's tiles
 FIRST, RECENT = 30, 30  # columns and distances that are always among the best
@@ -25,6 +26,7 @@ class Lines(NamedTuple):
     distances: np.ndarray
 
 
+@on_its_device
 def vertical_slash(q, k, *, n_vertical, n_slash, last_q=64, exact=True, scale=None, n_first=FIRST, n_recent=RECENT,
                    block_size=None):
     """Each query attends the keys, and the distances back, that the last queries attend most.
@@ -71,6 +73,8 @@ def vertical_slash(q, k, *, n_vertical, n_slash, last_q=64, exact=True, scale=No
     ``exact=False`` may be the faster one. `density_in_tiles` is 0.8 for 500 keys and the 100
     shortest distances of 4,096 tokens, less for distances that lie apart.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+
     References
     ----------
     .. [1] Jiang et al., MInference 1.0: Accelerating Pre-filling for Long-Context LLMs via Dynamic Sparse Attention,
@@ -94,16 +98,16 @@ def vertical_slash(q, k, *, n_vertical, n_slash, last_q=64, exact=True, scale=No
     last_q, scale, size = positive(last_q, "last_q"), inputs.scale_of(scale, q.shape[3]), tiles(block_size)
     lines = _lines(q, k, kv_heads, [min(n, shape[1]) for n in counts], first, last_q, scale)
     pattern = (_pairs if exact else _tiles)(lines, shape)
-    return pattern if size is None else pattern.reblock(size)
+    return (pattern if size is None else pattern.reblock(size)).to(device_of(q))
 
 
 def _lines(q, k, kv_heads, counts, first, last_q, scale):
-    columns, distances = (np.zeros(q.shape[:2] + (n,), np.int32) for n in counts)
+    columns, distances = (namespace(q).zeros(q.shape[:2] + (n,), np.int32) for n in counts)
     for b, h in np.ndindex(q.shape[:2] if q.shape[2] else (0, 0)):
         rows = last_rows(inputs.wide(q[b, h, -last_q:]), inputs.wide(k[b, kv_heads[h]]), last_q, scale)
         columns[b, h] = best(rows.sum(axis=0, dtype=np.float64), counts[0], first[0])
         distances[b, h] = best(diagonal_sums(rows), counts[1], first[1])
-    return Lines(columns, distances)
+    return Lines(on_cpu(columns), on_cpu(distances))
 
 
 def _pairs(lines, shape):

@@ -8,8 +8,10 @@ from sparseattn.patterns.content import inputs
 from sparseattn.patterns.content.blocks import aligned_offset, causal_blocks, own_blocks
 from sparseattn.selection.coverage import cover
 from sparseattn.selection.pooling import antidiagonal_scores
+from sparseattn.xp import device_of, namespace, on_cpu, on_its_device
 
 
+@on_its_device
 def xattention(q, k, *, block_size=128, stride, threshold, scale=None):
     """Each block of queries attends the key blocks that hold `threshold` of its mass, estimated along antidiagonals.
 
@@ -52,6 +54,8 @@ def xattention(q, k, *, block_size=128, stride, threshold, scale=None):
     The published code takes a block too many in its first chunk of queries, where it also loses block 0, and can score
     earlier chunks 0 where its padding is short; neither is done here.
 
+    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+
     References
     ----------
     .. [1] Xu et al., XAttention: Block Sparse Attention with Antidiagonal Scoring, arXiv:2503.16428, section 2.
@@ -71,12 +75,12 @@ def xattention(q, k, *, block_size=128, stride, threshold, scale=None):
     threshold = _per_head(threshold, q.shape[1])
     aligned_offset(*shape, size)
     own, before = own_blocks((size, size), shape)
-    layout = np.zeros(q.shape[:2] + own.shape, bool)
-    first = own | (before & (np.arange(own.shape[1]) == 0))
-    for b, h in np.ndindex(q.shape[:2]):
+    xp, first = namespace(q), own | (before & (np.arange(own.shape[1]) == 0))
+    first, before, layout = xp.asarray(first), xp.asarray(before), xp.zeros(q.shape[:2] + own.shape, bool)
+    for b, h in np.ndindex(q.shape[:2] if own.size else (0, 0)):
         mass = antidiagonal_scores(inputs.wide(q[b, h]), inputs.wide(k[b, kv_heads[h]]), size, stride, scale)
         layout[b, h] = cover(mass, threshold[h], before, first=first)
-    return causal_blocks(layout, (size, size), shape)
+    return causal_blocks(on_cpu(layout), (size, size), shape).to(device_of(q))
 
 
 def _sizes(block_size, stride):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sparseattn.patterns.arguments import positive, ranges_pattern
+from sparseattn.xp import library, on_cpu
 
 
 def documents(lengths, key_lengths=None, *, causal=False, window=None, block_size=None):
@@ -11,7 +12,8 @@ def documents(lengths, key_lengths=None, *, causal=False, window=None, block_siz
     Parameters
     ----------
     lengths : sequence of int, (n_documents,) or one such sequence per batch item
-        Queries of each document; 0 is an empty document. Batch items must add up to equal totals.
+        Queries of each document; 0 is an empty document. Batch items must add up to equal totals. An array of CuPy is
+        copied to the CPU, here and below.
     key_lengths : sequence of int, optional
         Keys of each document, as many as `lengths`; None: as many as queries.
     causal : bool
@@ -56,6 +58,7 @@ def documents(lengths, key_lengths=None, *, causal=False, window=None, block_siz
 
 def _per_batch(lengths, name):
     """One int array a batch item."""
+    lengths = on_cpu(lengths) if library(lengths) == "cupy" else lengths
     nested = len(lengths) > 0 and np.ndim(lengths[0]) > 0
     arrays = [np.asarray(x if len(x) else [0]) for x in (lengths if nested else [lengths])]
     for x in arrays:

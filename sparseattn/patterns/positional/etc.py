@@ -7,6 +7,7 @@ import numpy as np
 from sparseattn.pattern import Pattern, checking
 from sparseattn.patterns.arguments import ranges_pattern
 from sparseattn.structure import Order
+from sparseattn.xp import on_cpu
 
 
 class EtcPatterns(NamedTuple):
@@ -26,7 +27,8 @@ def etc(n_long, n_global, *, radius, sentence=None, hard=False, block_size=None)
     radius : int
         Long keys on each side of a long query, self extra.
     sentence : array of int, (n_long,) or (batch, n_long), optional
-        The global token that stands for each long token; negative: none. What `hard` needs.
+        The global token that stands for each long token; negative: none. What `hard` needs. An array of CuPy is copied
+        to the CPU.
     hard : bool or {"l2g", "g2l"}
         Long queries attend their own global token alone, global queries their own long tokens alone; or one of the two.
     block_size : int or tuple of int, optional
@@ -84,7 +86,7 @@ def _sentence(sentence, n, g, hard):
         if hard:
             raise ValueError("hard attention needs sentence=: the global token that stands for each long token")
         return None
-    sentence = np.asarray(sentence)
+    sentence = on_cpu(sentence)
     if sentence.dtype.kind not in "iu":
         raise TypeError(f"sentence is an array of {sentence.dtype}; expected whole numbers, global tokens")
     if sentence.ndim not in (1, 2) or sentence.shape[-1] != n:

@@ -5,6 +5,7 @@ import numpy as np
 from sparseattn.pattern import Pattern, checking
 from sparseattn.patterns.arguments import tiles
 from sparseattn.structure import Order, Ranges
+from sparseattn.xp import on_cpu
 
 
 def global_tokens(n_tokens, positions, *, block_size=None):
@@ -15,7 +16,7 @@ def global_tokens(n_tokens, positions, *, block_size=None):
     n_tokens : int
         Tokens.
     positions : sequence of int, or array of bool (n_tokens,) or (batch, n_tokens)
-        The global tokens, of all sequences or of each batch item.
+        The global tokens, of all sequences or of each batch item; an array of CuPy is copied to the CPU.
     block_size : int or tuple of int, optional
         Tiles for the kernels; speed only.
 
@@ -65,7 +66,7 @@ def _rows(listed, n, size):
 
 def _flags(positions, n):
     """Which tokens are global, bool (1 | batch, n_tokens)."""
-    positions = np.asarray(positions)
+    positions = on_cpu(positions)
     if positions.dtype == bool:
         if positions.ndim not in (1, 2) or positions.shape[-1] != n:
             raise ValueError(f"positions has shape {positions.shape}; expected bool ({n},) or (batch, {n})")

@@ -18,7 +18,7 @@ def longformer(n_tokens, *, window, dilation=1, global_tokens=(), causal=False, 
     dilation : int or sequence of int
         Distance d between attended keys of the window, so that it reaches d times as far; one for all or one per head.
     global_tokens : sequence of int, or array of bool (n_tokens,) or (batch, n_tokens)
-        The global tokens, of all sequences or of each batch item.
+        The global tokens, of all sequences or of each batch item; an array of CuPy is copied to the CPU.
     causal : bool
         Keys after the query are left out, global or not.
     block_size : int or tuple of int, optional

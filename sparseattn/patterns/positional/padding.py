@@ -5,6 +5,7 @@ import numpy as np
 from sparseattn.pattern import Pattern, checking
 from sparseattn.patterns.arguments import tiles
 from sparseattn.structure import Order, Ranges
+from sparseattn.xp import on_cpu
 
 
 def padding(valid, query_valid=None, n_queries=None, *, block_size=None):
@@ -13,7 +14,7 @@ def padding(valid, query_valid=None, n_queries=None, *, block_size=None):
     Parameters
     ----------
     valid : array of bool, (batch, n_keys) or (n_keys,)
-        True: a real token on the key side.
+        True: a real token on the key side. An array of CuPy is copied to the CPU, here and below.
     query_valid : array of bool, (batch, n_queries) or (n_queries,), optional
         The same for queries; None: `valid` where n_queries is n_keys, its last n_queries entries where there are
         fewer queries.
@@ -54,7 +55,7 @@ def padding(valid, query_valid=None, n_queries=None, *, block_size=None):
 
 
 def _two_axes(x, name):
-    x = np.asarray(x)
+    x = on_cpu(x)
     if x.dtype != bool or x.ndim not in (1, 2):
         raise TypeError(f"{name} is an array of {x.dtype} with {x.ndim} axes; expected bool (batch, n) (True: a real "
                         "token)")

@@ -1,0 +1,64 @@
+"""The launches of a kind of call: made at the first one, kept on the pattern, run again with other arrays."""
+
+from __future__ import annotations
+
+import math
+
+from sparseattn.kernels.gpu.arrays import address
+from sparseattn.structure import Array
+
+MOST = 64  # plans that a pattern keeps
+
+
+class Plan:
+    """Launches in order. An argument that is a string names an array of the call."""
+
+    def __init__(self, target, arrays):
+        self.target = target
+        self.steps = {name: _steps(x) for name, x in arrays.items()}  # between neighbours along all axes but the last
+        self.launches = []
+        self.scratch = []  # name, shape, whether it begins as zeros; float32
+        self.copied = ()  # names of arrays that kernels cannot read or write as they lie
+        self.begins = ()  # what must be made or filled before the first launch
+
+    def memory(self, name, shape, zeros=False):
+        """Name scratch memory of a shape; None where it is empty."""
+        if not all(shape):
+            return None
+        self.scratch.append((name, tuple(shape), zeros))
+        self.steps[name] = contiguous_steps(shape)
+        return name
+
+    def launch(self, kernel, constants, grid, arguments):
+        """Add a launch."""
+        self.launches.append(self.target.bind(kernel, constants, grid, arguments, self.steps))
+
+    def run(self, xp, arrays: dict[str, Array]):
+        """Launch all on the current stream, with these arrays and new scratch memory."""
+        for name, shape, zeros in self.scratch:
+            arrays[name] = (xp.zeros if zeros else xp.empty)(shape, xp.float32)
+        for launch in self.launches:
+            launch(arrays)
+
+
+def plan_of(pattern, kind, arrays, make) -> Plan:
+    """The plan of a kind of call, a key or None for one that is not met again, on arrays laid out like these."""
+    if kind is None:
+        return make()
+    key = kind, tuple([(x.shape, x.strides, x.dtype, address(x) % 16) for x in arrays.values()])
+    kept = pattern.memo.get("gpu plans", dict)
+    plan = kept.get(key)
+    if plan is None:
+        if len(kept) >= MOST:
+            kept.clear()
+        plan = kept[key] = make()
+    return plan
+
+
+def contiguous_steps(shape):
+    """The numbers between neighbours along each axis but the last."""
+    return tuple(math.prod(shape[i + 1:]) for i in range(len(shape) - 1))
+
+
+def _steps(x):
+    return tuple([step // x.itemsize for step in x.strides[:-1]])

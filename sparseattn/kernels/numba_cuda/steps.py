@@ -1,0 +1,541 @@
+"""What every kernel is made of: reading tiles, products of tiles, masks, the shaping of scores, online softmax.
+
+A tile has up to 64 rows of 64 float32 numbers in shared memory; wider rows come slice by slice. A product of two tiles
+is shared by 128 threads, 8 across and 16 down: thread (row, col) has the rows row, row + 1, ... and the columns col,
+col + 8, ... of it in registers. So the threads of a warp read the same numbers of the left tile, and numbers of the
+right one that lie in different banks.
+
+Each function is made for some numbers, once: `own` rows of a thread, `shape` of its part of a result (slices, rows,
+columns), `bits` and `fp16` of numbers as they are stored. None waits for other threads: kernels do.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from sparseattn.kernels.numba_cuda.shapes import ACROSS, AT_ONCE, BLOCK_Y, COLUMNS, THREADS
+from sparseattn.kernels.numba_cuda.target import bits_of, chosen, cuda, from_bits
+
+F32, U64 = np.float32, np.uint64
+ZERO, ONE, NEG_INF, POS_INF = F32(0), F32(1), F32(-np.inf), F32(np.inf)
+ONLY_KEPT = 2  # of `keeps`: a later part writes the result
+# murmur3's finaliser, in 64-bit numbers below 2**32
+WRAP, GOLDEN, FIRST, SECOND = U64(0xFFFFFFFF), U64(0x9E3779B9), U64(0x85EBCA6B), U64(0xC2B2AE35)
+S13, S16 = U64(13), U64(16)
+
+
+@cuda.jit(device=True)
+def token_at(order, at, slot, n):
+    """The token at a slot, -1 for nobody; no list: token = slot."""
+    if order.shape[0] > 0:
+        return np.int64(order[at + slot])
+    return np.int64(slot) if slot < n else np.int64(-1)
+
+
+@cuda.jit(device=True)
+def find_key(block, mask, part, block_y, masks, order, at, n_slots, n):
+    """The token of key `part` of a block of one query, -1 where it is not attended; masks (n_masks, words)."""
+    slot = np.int64(block) * block_y + part
+    if slot >= n_slots or np.int64(masks[mask, part // 32]) >> (part % 32) & 1 == 0:
+        return np.int64(-1)
+    return token_at(order, at, slot, n)
+
+
+# ---- 16-bit numbers ----
+@functools.cache
+def widened(bits, fp16):
+    """Numbers as they are stored to float32; bfloat16 is stored as uint16."""
+    def exact(x):
+        return F32(x)
+
+    def shifted(x):
+        return from_bits((np.int64(x) ^ 0x8000) * 0x10000 - 0x80000000)  # the upper half
+
+    return cuda.jit(device=True)(exact if bits == 32 or fp16 else shifted)
+
+
+@functools.cache
+def narrowed(bits, fp16):
+    """Float32 to numbers as they are stored, rounded to nearest, ties to even."""
+    def same(x):
+        return F32(x)
+
+    def half(x):
+        return np.float16(x)
+
+    def rounded(x):
+        if x != x:
+            return np.uint16(0x7FC0)
+        word = np.int64(bits_of(F32(x))) & 0xFFFFFFFF
+        return np.uint16((word + 0x7FFF + (word >> 16 & 1)) >> 16)
+
+    return cuda.jit(device=True)(same if bits == 32 else half if fp16 else rounded)
+
+
+# ---- reading tiles ----
+@functools.cache
+def load_tile(rows, width, bits, fp16):
+    """`rows` rows of one head into a tile, `width` columns from `first` on; token -1: zeros.
+
+    A thread asks for several numbers, which x has room for, before it waits for one; what is not there is read from
+    elsewhere and dropped.
+    """
+    wide, step = widened(bits, fp16), THREADS // width
+    batch = min(rows // step, AT_ONCE)
+    batches, ahead = rows // step // batch, batch * step
+
+    @cuda.jit(device=True)
+    def load_tile(tile, array, tokens, first, n_columns, thread, x):
+        row, col, column = U64(thread // width), U64(thread % width), first + thread % width
+        there = column < n_columns
+        near = U64(column if there else 0)
+        for _ in range(batches):
+            for i in range(batch):
+                token = tokens[row + U64(i * step)]
+                read = wide(array[U64(max(token, 0)), near])
+                x[i] = chosen(there & (token >= 0), read, ZERO)
+            for i in range(batch):
+                tile[row + U64(i * step), col] = x[i]
+            row += U64(ahead)
+
+    return load_tile
+
+
+@functools.cache
+def load_rows(rows, width, bits, fp16):
+    """The same where each row has a head of its own."""
+    wide, step = widened(bits, fp16), THREADS // width
+    batch = min(rows // step, AT_ONCE)
+    batches, ahead = rows // step // batch, batch * step
+
+    @cuda.jit(device=True)
+    def load_rows(tile, array, heads, tokens, first, n_columns, thread, x):
+        row, col, column = U64(thread // width), U64(thread % width), first + thread % width
+        there = column < n_columns
+        near = U64(column if there else 0)
+        for _ in range(batches):
+            for i in range(batch):
+                r = row + U64(i * step)
+                token = tokens[r]
+                read = wide(array[U64(heads[r]), U64(max(token, 0)), near])
+                x[i] = chosen(there & (token >= 0), read, ZERO)
+            for i in range(batch):
+                tile[row + U64(i * step), col] = x[i]
+            row += U64(ahead)
+
+    return load_rows
+
+
+# ---- products of tiles ----
+@functools.cache
+def clear(own):
+    """Zeros in a product of `own` rows a thread."""
+    @cuda.jit(device=True)
+    def clear(s):
+        for i in range(own):
+            for j in range(COLUMNS):
+                s[i, j] = ZERO
+
+    return clear
+
+
+@functools.cache
+def scores(own, width):
+    """s += left right^T, over the columns of a slice; four at a time, since no compiler here unrolls that loop."""
+    @cuda.jit(device=True)
+    def add(s, left, right, row, col, d):
+        for j in range(COLUMNS):
+            y = right[col + U64(ACROSS * j), d]
+            for i in range(own):
+                s[i, j] += left[row + U64(i), d] * y
+
+    @cuda.jit(device=True)
+    def scores(s, left, right, row, col):
+        # unsigned numbers, because a signed one could be an index from the end, which is looked into each time
+        row, col = U64(row), U64(col)
+        for d in range(0, width, 4):
+            add(s, left, right, row, col, U64(d))
+            add(s, left, right, row, col, U64(d + 1))
+            add(s, left, right, row, col, U64(d + 2))
+            add(s, left, right, row, col, U64(d + 3))
+
+    return scores
+
+
+@functools.cache
+def accumulate(own, width):
+    """s += left right for the columns of a slice, over all 64 rows of the right tile."""
+    columns = width // ACROSS
+
+    @cuda.jit(device=True)
+    def add(s, left, right, row, col, k):
+        for j in range(columns):
+            y = right[k, col + U64(ACROSS * j)]
+            for i in range(own):
+                s[i, j] += left[row + U64(i), k] * y
+
+    @cuda.jit(device=True)
+    def accumulate(s, left, right, row, col):
+        row, col = U64(row), U64(col)
+        for k in range(0, BLOCK_Y, 4):
+            add(s, left, right, row, col, U64(k))
+            add(s, left, right, row, col, U64(k + 1))
+            add(s, left, right, row, col, U64(k + 2))
+            add(s, left, right, row, col, U64(k + 3))
+
+    return accumulate
+
+
+@functools.cache
+def store_tile(own):
+    """s into a tile, so that it can be the left one of a product."""
+    @cuda.jit(device=True)
+    def store_tile(tile, s, row, col):
+        for i in range(own):
+            for j in range(COLUMNS):
+                tile[row + i, col + ACROSS * j] = s[i, j]
+
+    return store_tile
+
+
+@functools.cache
+def begin_sums(shape):
+    """Zeros in a thread's part of a result."""
+    slices, own, columns = shape
+
+    @cuda.jit(device=True)
+    def begin_sums(sums):
+        for a in range(slices):
+            for i in range(own):
+                for j in range(columns):
+                    sums[a, i, j] = ZERO
+
+    return begin_sums
+
+
+@functools.cache
+def add_slice(shape):
+    """sums = f sums + s for one slice: sums over many steps stay as exact as sums of sums are."""
+    _, own, columns = shape
+
+    @cuda.jit(device=True)
+    def add_slice(sums, a, f, s):
+        for i in range(own):
+            for j in range(columns):
+                sums[a, i, j] = sums[a, i, j] * f[i] + s[i, j]
+
+    return add_slice
+
+
+# ---- softcap, bias, dropout ----
+@cuda.jit(device=True)
+def draw(word, number):
+    """The next word of a chain, below 2**32."""
+    h = (word + GOLDEN * U64(number)) & WRAP
+    h = ((h ^ (h >> S16)) * FIRST) & WRAP
+    h = ((h ^ (h >> S13)) * SECOND) & WRAP
+    return h ^ (h >> S16)
+
+
+@cuda.jit(device=True)
+def is_dropped(draws, batch, head, query, key):
+    """Whether dropout leaves out a pair; draws: limit, kept, word."""
+    word = draw(draw(U64(draws[2]), batch), head)
+    return draw(draw(word, query), key) <= U64(draws[0])
+
+
+@functools.cache
+def place_of(kind):
+    """Where the value of a pair stands in the values of a bias."""
+    by_label = kind == 2
+
+    @cuda.jit(device=True)
+    def place_of(bias, batch, head, x_token, y_token):
+        _, value_at, labels, x_codes, y_codes, low, high, x_step, y_step = bias
+        place = np.int64(x_codes[x_token]) + np.int64(y_codes[y_token]) + value_at[batch, head, 1]
+        place = low if place < low else high if place > high else place
+        if by_label:
+            place = labels[value_at[batch, head, 2] + place] + x_token * x_step + y_token * y_step
+        return value_at[batch, head, 0] + place
+
+    return place_of
+
+
+# ---- masks ----
+@functools.cache
+def attended(own):
+    """bits: of each of the thread's rows, the columns that it attends; masks (n_masks, rows, words)."""
+    @cuda.jit(device=True)
+    def attended(bits, masks, mask, x_tokens, y_tokens, row, col):
+        for i in range(own):
+            found = 0
+            for j in range(COLUMNS):
+                column = col + ACROSS * j
+                bit = np.int64(masks[mask, row + i, column // 32]) >> (column % 32) & 1
+                if bit == 1 and x_tokens[row + i] >= 0 and y_tokens[column] >= 0:
+                    found |= 1 << j
+            bits[i] = found
+
+    return attended
+
+
+@functools.cache
+def attended_tokens(own):
+    """The same where a row and a column that are there attend each other."""
+    @cuda.jit(device=True)
+    def attended_tokens(bits, x_tokens, y_tokens, row, col):
+        for i in range(own):
+            found = 0
+            for j in range(COLUMNS):
+                if x_tokens[row + i] >= 0 and y_tokens[col + ACROSS * j] >= 0:
+                    found |= 1 << j
+            bits[i] = found
+
+    return attended_tokens
+
+
+@functools.cache
+def apply_mask(own, shaped, biased):
+    """Products of q and k become scores: scaled, capped, with the bias added; -inf where nobody attends."""
+    place = place_of(biased)
+
+    @cuda.jit(device=True)
+    def apply_mask(s, bits, heads, x_tokens, y_tokens, batch, row, col, scale, softcap, bias):
+        for i in range(own):
+            for j in range(COLUMNS):
+                z = NEG_INF
+                if bits[i] >> j & 1:
+                    z = s[i, j] * scale
+                    if shaped and softcap != ZERO:
+                        z = softcap * F32(math.tanh(z / softcap))
+                    if biased:
+                        x, y = x_tokens[row + i], y_tokens[col + ACROSS * j]
+                        z += bias[0][place(bias, batch, heads[row + i], x, y)]
+                s[i, j] = z
+
+    return apply_mask
+
+
+@functools.cache
+def attended_keys(own):
+    """The same where a column is a query with a mask of its own over the keys; masks (n_masks, block_x)."""
+    @cuda.jit(device=True)
+    def attended_keys(bits, masks, column_masks, x_tokens, y_tokens, row, col):
+        for i in range(own):
+            found = 0
+            for j in range(COLUMNS):
+                column = col + ACROSS * j
+                if x_tokens[row + i] >= 0 and y_tokens[column] >= 0:
+                    found |= (np.int64(masks[column_masks[column], row + i]) & 1) << j
+            bits[i] = found
+
+    return attended_keys
+
+
+# ---- online softmax ----
+@functools.cache
+def begin_rows(own):
+    """A softmax of nothing."""
+    @cuda.jit(device=True)
+    def begin_rows(m, l):
+        for i in range(own):
+            m[i], l[i] = NEG_INF, ZERO
+
+    return begin_rows
+
+
+@functools.cache
+def share_maxima(own):
+    """Each thread's part of what the largest score of a row is."""
+    @cuda.jit(device=True)
+    def share_maxima(shares, s, row, col):
+        for i in range(own):
+            top = s[i, 0]
+            for j in range(1, COLUMNS):
+                top = max(top, s[i, j])
+            shares[row + i, col] = top
+
+    return share_maxima
+
+
+@functools.cache
+def online_softmax(own):
+    """Scores to exponentials in place; f: factors of what was added up before, l: the thread's part of their sum."""
+    @cuda.jit(device=True)
+    def online_softmax(s, m, l, f, shares, row):
+        for i in range(own):
+            top = m[i]
+            for part in range(ACROSS):
+                top = max(top, shares[row + i, part])
+            shift = ZERO if top == NEG_INF else top  # (-inf) - (-inf) must not arise
+            f[i] = math.exp(m[i] - shift)
+            m[i], total = top, ZERO
+            for j in range(COLUMNS):
+                s[i, j] = math.exp(s[i, j] - shift)
+                total += s[i, j]
+            l[i] = l[i] * f[i] + total
+
+    return online_softmax
+
+
+@functools.cache
+def drop(own):
+    """Exponentials of dropped pairs become 0, others are multiplied by `kept`: after they are counted in l."""
+    @cuda.jit(device=True)
+    def drop(s, bits, heads, x_tokens, y_tokens, batch, row, col, draws):
+        for i in range(own):
+            for j in range(COLUMNS):
+                if bits[i] >> j & 1:
+                    x, y = x_tokens[row + i], y_tokens[col + ACROSS * j]
+                    s[i, j] = ZERO if is_dropped(draws, batch, heads[row + i], x, y) else s[i, j] * draws[1]
+
+    return drop
+
+
+@functools.cache
+def share_sums(own):
+    """Each thread's part of the sum of a row's exponentials."""
+    @cuda.jit(device=True)
+    def share_sums(shares, l, row, col):
+        for i in range(own):
+            shares[row + i, col] = l[i]
+
+    return share_sums
+
+
+@cuda.jit(device=True)
+def join(before, found):
+    """(joint lse, factor of the output that has `found`, of the one that has `before`); -inf: nothing attended."""
+    if before == NEG_INF:
+        return found, ONE, ZERO
+    top = max(before, found)
+    a, b = F32(math.exp(found - top)), F32(math.exp(before - top))
+    share = ONE / (a + b)
+    return top + F32(math.log(a + b)), a * share, b * share
+
+
+@functools.cache
+def end_rows(own):
+    """m becomes each row's lse, l the factor of its output, f that of the output before; `before`: lse until now."""
+    @cuda.jit(device=True)
+    def end_rows(m, l, f, before, shares, row):
+        for i in range(own):
+            total = ZERO
+            for part in range(ACROSS):
+                total += shares[row + i, part]
+            inverse, found = ZERO, NEG_INF
+            if total != ZERO:
+                inverse, found = ONE / total, m[i] + F32(math.log(total))
+            m[i], factor, f[i] = join(before[i], found)
+            l[i] = inverse * factor
+
+    return end_rows
+
+
+# ---- writing rows ----
+@functools.cache
+def write_row(shape, bits, fp16):
+    """Outputs of a work item: to rows of `out`, or to its partial tile if it has one (at >= 0)."""
+    (slices, own, columns), narrow = shape, narrowed(bits, fp16)
+    width = columns * ACROSS
+
+    @cuda.jit(device=True)
+    def write_row(sums, l, f, heads, tokens, row, col, n_columns, batch, resumes, keeps, out, carry, at, part_out):
+        for a in range(slices):
+            for i in range(own):
+                head, token = heads[row + i], tokens[row + i]
+                for j in range(columns):
+                    column = a * width + col + ACROSS * j
+                    # a row of no weight is 0, whatever the values that others of the tile attend
+                    x = ZERO if l[i] == ZERO else sums[a, i, j] * l[i]
+                    if column < n_columns:
+                        if at >= 0:
+                            part_out[at, row + i, column] = x
+                        elif token >= 0:
+                            if resumes == 1 and f[i] != ZERO:
+                                x += f[i] * carry[batch, head, token, column]
+                            if keeps != ONLY_KEPT:
+                                out[batch, head, token, column] = narrow(x)
+                            if keeps:
+                                carry[batch, head, token, column] = x
+
+    return write_row
+
+
+@functools.cache
+def write_gradient(shape, bits, fp16):
+    """Rows of a gradient times `factor`: to those of `out`, or to the item's partial tile if it has one (at >= 0)."""
+    slices, own, columns = shape
+    width, narrow = columns * ACROSS, narrowed(bits, fp16)
+
+    @cuda.jit(device=True)
+    def write_gradient(sums, factor, heads, tokens, row, col, n_columns, batch, adds, out, carry, at, part):
+        for a in range(slices):
+            for i in range(own):
+                head, token = heads[row + i], tokens[row + i]
+                for j in range(columns):
+                    column = a * width + col + ACROSS * j
+                    x = sums[a, i, j] * factor
+                    if column < n_columns:
+                        if at >= 0:
+                            part[at, row + i, column] = x
+                        elif token >= 0:
+                            if adds:
+                                x += carry[batch, head, token, column]
+                            out[batch, head, token, column] = narrow(x)
+
+    return write_gradient
+
+
+# ---- gradients of scores ----
+@functools.cache
+def weigh(own, kv, shaped, biased, drops):
+    """Products s = q k^T and d = dout v^T become what multiplies dout, and the gradients of scores with their bias.
+
+    `heads`, `lse` and `delta` are by query: by row, or by column where keys are stationary. slopes: of softcap.
+    """
+    place = place_of(biased)
+
+    @cuda.jit(device=True)
+    def weigh(s, d, slopes, bits, heads, x_tokens, y_tokens, lse, delta, batch, row, col, scale, softcap, bias, draws):
+        for i in range(own):
+            for j in range(COLUMNS):
+                p, gradient, slope = ZERO, ZERO, ONE
+                weight = ZERO
+                query = col + ACROSS * j if kv else row + i
+                if bits[i] >> j & 1:
+                    x, y = x_tokens[row + i], y_tokens[col + ACROSS * j]
+                    z = s[i, j] * scale
+                    if shaped and softcap != ZERO:
+                        u = F32(math.tanh(z / softcap))
+                        z, slope = softcap * u, ONE - u * u
+                    if biased:
+                        z += bias[0][place(bias, batch, heads[query], x, y)]
+                    z -= lse[query]
+                    # no weight is above 1, whatever rounding says
+                    p = F32(math.exp(ZERO if z > ZERO else z))
+                    weight, gradient = p, d[i, j]
+                    if drops:
+                        if is_dropped(draws, batch, heads[query], y if kv else x, x if kv else y):
+                            weight, gradient = ZERO, ZERO
+                        else:
+                            weight, gradient = p * draws[1], gradient * draws[1]
+                s[i, j], slopes[i, j] = weight, slope
+                d[i, j] = ZERO if p == ZERO else p * (gradient - delta[query])  # also where dP is NaN
+
+    return weigh
+
+
+@functools.cache
+def apply_slopes(own):
+    """Gradients of scores before softcap; 0 stays 0."""
+    @cuda.jit(device=True)
+    def apply_slopes(d, slopes):
+        for i in range(own):
+            for j in range(COLUMNS):
+                d[i, j] = ZERO if d[i, j] == ZERO else d[i, j] * slopes[i, j]
+
+    return apply_slopes
