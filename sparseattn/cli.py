@@ -1,4 +1,4 @@
-"""The command line: `sparseattn demo` and `sparseattn info`."""
+"""The command line: `sparseattn demo`, `sparseattn profile` and `sparseattn info`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import platform
 import sys
+from contextlib import nullcontext
 from importlib import metadata
 
 import sparseattn as sa
@@ -17,6 +18,7 @@ def main(arguments=None):
     parser.add_argument("--version", action="version", version=f"sparseattn {sa.__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_demo(commands)
+    _add_profile(commands)
     info = commands.add_parser("info", help="versions, threads, and which backends can run here")
     info.set_defaults(command=_info)
     options = parser.parse_args(arguments)
@@ -30,6 +32,37 @@ def _add_demo(commands):
     demo.add_argument("--out", metavar="PATH", default="demo.png", help="the picture to write (default: demo.png)")
     demo.add_argument("--threads", metavar="N", type=_positive, help="threads for attention (default: CPUs allowed)")
     demo.set_defaults(command=_demo)
+
+
+def _add_profile(commands):
+    own = commands.add_parser("profile", help="measure saved q, k and v, and recommend a pattern for each head")
+    own.add_argument("file", metavar="FILE.npz", help="arrays q, k and v, (batch, heads, tokens, head_dim), as they "
+                     "enter the softmax: after RoPE and norms")
+    own.add_argument("--causal", action="store_true", help="queries see no later keys")
+    own.add_argument("--scale", type=float, metavar="X", help="factor of the scores (default: 1 / sqrt(head_dim))")
+    own.add_argument("--rows", type=_positive, metavar="N", help="queries to look at (default: all up to 2,048 tokens)")
+    own.add_argument("--max-error", type=float, default=0.2, metavar="X", help="error of the output (default: 0.2)")
+    own.add_argument("--target-recall", type=float, metavar="X", help="captured mass, asked for instead of an error")
+    own.add_argument("--budget", type=float, metavar="X", help="share of dense attention to spend over all heads")
+    own.add_argument("--cost", choices=("pairs", "time", "measured"), default="pairs", help="what is to be small")
+    own.add_argument("--out", metavar="FOLDER", default="profile", help="for report and pictures (default: profile)")
+    own.add_argument("--threads", metavar="N", type=_positive, help="threads to use (default: CPUs allowed)")
+    own.set_defaults(command=_profile)
+
+
+def _profile(options):
+    from sparseattn.profiling import command
+
+    asked = {"max_error": options.max_error if options.target_recall is None else None,
+             "target_recall": options.target_recall, "budget": options.budget, "cost": options.cost}
+    try:
+        with sa.threads(options.threads) if options.threads else nullcontext():
+            written = command.run(options.file, options.out, causal=options.causal, scale=options.scale,
+                                  rows=options.rows, **asked)
+    except (OSError, ValueError, TypeError) as error:
+        return _fail(error)
+    print(f"\nWritten to {options.out}: {', '.join(written)}")
+    return 0
 
 
 def _positive(text):

@@ -75,6 +75,13 @@ def explain(q, k, v, pattern, *, backward=False, scale=None, bias=None, softcap=
     -------
     Explanation
         A record whose repr is made to be read.
+
+    Notes
+    -----
+    On the CPU the predicted time is a sum over the parts of the pattern: so many nanoseconds for each computed pair,
+    for each query, and for each key that is gathered, growing with head_dim, and a constant for the call. These rates
+    are fitted to measurements of all families; two small calls, run once in a process, say how fast this machine is
+    beside the one of the fit. `benchmarks/cost_model.py` compares predictions with measurements.
     """
     call = checks.check_options(checks.check_call(q, k, v, pattern, scale), bias, softcap, sinks, dropout, seed)
     if out is not None:

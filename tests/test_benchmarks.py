@@ -16,7 +16,8 @@ SUITE = sorted(p.stem for p in (FOLDER / "suite").glob("*.py"))
 @pytest.fixture(autouse=True)
 def found(monkeypatch):
     """`suite` and `comparison` can be imported, as from a script beside them; forgotten afterwards."""
-    yield from importable(monkeypatch, "suite", "comparison", "compare", "build", "content", "captured_mass")
+    yield from importable(monkeypatch, "suite", "comparison", "compare", "build", "content", "captured_mass",
+                          "cost_model")
 
 
 @pytest.mark.parametrize("name", ["scipy_csr", "numpy_dense"])
@@ -173,3 +174,12 @@ def test_captured_mass_runs(tmp_path, capsys, monkeypatch):
     assert all(title in out for title in ("topics in any order", "topics in passages", "demo model, prose"))
     with pytest.raises(SystemExit, match="no text is named 'verse'; there are prose, code, copy"):
         captured_mass.main(["--quick", "--text", "verse"])
+
+
+def test_the_cost_model_has_a_prediction_for_each_family():
+    module = importlib.import_module("cost_model")
+    q, k, v = np.random.default_rng(0).standard_normal((3, 1, 2, 1024, 16), dtype=np.float32)
+    for name, pattern in module.families(1024, q, k).items():
+        for backward in (False, True):
+            call, predicted = module.caller(q, k, v, pattern, backward)
+            assert predicted > 0 and call() is not None, name

@@ -1,6 +1,7 @@
 """The command line, and the two commands of the README."""
 
 import importlib.util
+import json
 import platform
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import planted
 import sparseattn as sa
 from sparseattn import cli
 
@@ -56,6 +58,47 @@ def test_demo_says_what_is_wrong_with_a_file(tmp_path, capsys):
 def test_demo_checks_where_the_picture_goes_before_it_works(tmp_path, capsys):
     assert cli.main(["demo", "--out", str(tmp_path / "absent" / "demo.png")]) == 1
     assert "absent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("axes", [4, 3])
+def test_profile_of_a_file(axes, tmp_path, capsys):
+    q, k, v = (x.reshape(x.shape[4 - axes :]) for x in planted.heads(200, ("local", "sink"), seed=0))
+    np.savez(tmp_path / "qkv.npz", q=q, k=k, v=v)
+    out = tmp_path / "results" / "here"
+    assert cli.main(["profile", str(tmp_path / "qkv.npz"), "--causal", "--out", str(out), "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "Recommendation for 2 heads, 200 x 200 tokens, causal" in printed and "Written to" in printed
+    for name in ("report.txt", "heads.json", "recommendation.npz", "profile.png", "recommendation.png"):
+        assert (out / name).stat().st_size > 0 and name in printed
+    heads = json.loads((out / "heads.json").read_text())
+    rec = sa.Recommendation.load(out / "recommendation.npz")
+    assert [h["choice"] for h in heads] == [h.choice for h in rec.heads]
+    assert rec.build(q, k).shape == (200, 200)
+
+
+def test_profile_options_reach_the_recommendation(tmp_path, capsys):
+    q, k, _ = planted.heads(128, ("local", "diffuse"), seed=0)
+    np.savez(tmp_path / "qk.npz", q=q, k=k)
+    command = ["profile", str(tmp_path / "qk.npz"), "--out", str(tmp_path), "--rows", "64", "--scale", "0.1"]
+    assert cli.main([*command, "--target-recall", "0.9", "--budget", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "recall from 0.9 in all but 5% of the rows, within 100% of dense" in printed
+    assert cli.main(command) == 1
+    assert "taken without v" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arrays", "message"), [
+    ({"query": np.zeros((4, 4))}, "holds query; expected arrays named q, k and v"),
+    ({"q": np.zeros((4, 4), int), "k": np.zeros((4, 4))}, "q in"),
+    ({"q": np.zeros((4, 4)), "k": np.zeros((4, 5)), "v": np.zeros((4, 4))}, "head_dim"),
+    (None, "is no .npz file of arrays"),
+])
+def test_profile_says_what_is_wrong_with_a_file(arrays, message, tmp_path, capsys):
+    path = tmp_path / "qkv.npz"
+    path.write_bytes(b"text") if arrays is None else np.savez(path, **arrays)
+    assert cli.main(["profile", str(path), "--out", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err
+    assert cli.main(["profile", str(tmp_path / "absent.npz"), "--out", str(tmp_path)]) == 1
 
 
 @pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="tests run outside a checkout: there is no README")

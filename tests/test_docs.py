@@ -27,6 +27,11 @@ def test_quick_start():
     assert found.attempted > 20 and not found.failed
 
 
+def test_which_pattern_fits():
+    found = doctest.testfile(str(DOCS / "which_pattern.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 15 and not found.failed
+
+
 def test_the_gallery_shows_every_family_and_variant(gallery, monkeypatch):
     gallery.check()
     for module in (sa.patterns, sa.variants):

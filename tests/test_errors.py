@@ -116,8 +116,8 @@ OPTIONS = [
     refused(ValueError, "dropout is nan; expected the share", attend, dropout=np.nan),
     refused(TypeError, "dropout is None; expected a number, 0 <= dropout < 1", attend, dropout=None),
     refused(TypeError, "seed is 1.5; expected None or an int", attend, seed=1.5),
-    refused(ValueError, "backend is 'cuda'; expected None or one of 'numba_cpu', 'cupy_raw', 'reference'", attend,
-            backend="cuda"),
+    refused(ValueError, "backend is 'cuda'; expected None or one of 'numba_cpu', 'cupy_raw', 'numba_cuda', "
+            "'reference'", attend, backend="cuda"),
     refused(ValueError, "backend is ['reference']; expected None or one of", attend, backend=["reference"]),
     refused(TypeError, "softmax_scale", attend, softmax_scale=1.0),
     refused(ValueError, "softcap is -3.0; expected a finite number > 0", backward, softcap=-3.0),
@@ -338,11 +338,13 @@ def test_options_in_another_library(cupy):
 
 def test_no_backend_for_cupy(cupy, monkeypatch):
     from sparseattn import dispatch
-    from sparseattn.kernels import cupy_raw
+    from sparseattn.kernels import cupy_raw, numba_cuda
 
-    monkeypatch.setattr(cupy_raw, "_why_not_here", lambda: "CuPy is not installed; pip install it")
+    for backend in (cupy_raw, numba_cuda):
+        monkeypatch.setattr(backend, "_why_not_here", lambda: "CuPy is not installed; pip install it")
 
-    with pytest.raises(NotImplementedError, match=r"no backend can run this call \(cupy_raw: CuPy is not installed"):
+    words = r"no backend can run this call \(cupy_raw: CuPy is not installed; pip install it; numba_cuda: CuPy is not"
+    with pytest.raises(NotImplementedError, match=words):
         dispatch.choose("cupy", None, None, None, None)
     with pytest.raises(NotImplementedError, match="numba_cpu: it does not take CuPy arrays"):
         dispatch.choose("cupy", None, None, None, None, "numba_cpu")

@@ -6,7 +6,8 @@ import pytest
 import sparseattn as sa
 from sparseattn import patterns
 
-OTHERS = {"cupy_raw": "it does not take NumPy arrays; move q, k and v to the library it runs on"}
+OTHERS = dict.fromkeys(("cupy_raw", "numba_cuda"),
+                       "it does not take NumPy arrays; move q, k and v to the library it runs on")
 
 def inputs(n=300, n_heads=4, n_kv_heads=2, qk_dim=64, v_dim=32):
     q, k, v = ((1, n_heads, n, qk_dim), (1, n_kv_heads, n, qk_dim), (1, n_kv_heads, n, v_dim))
@@ -68,7 +69,7 @@ def test_pairs_that_count_twice_cost_twice():
 
 def test_backends():
     found = {backend.name: backend for backend in sa.backends()}
-    assert list(found) == ["numba_cpu", "cupy_raw", "reference"]
+    assert list(found) == ["numba_cpu", "cupy_raw", "numba_cuda", "reference"]
     assert found["numba_cpu"].usable and found["numba_cpu"].reason is None and found["numba_cpu"].cure is None
     assert not found["numba_cpu"].only_by_name and found["reference"].only_by_name
     assert repr(found["reference"]) == "<reference: usable, only by name>"
@@ -85,3 +86,22 @@ def test_backends_say_why_not(monkeypatch):
         sa.attend(*inputs(), patterns.causal(300))
     assert sa.explain(*inputs(), patterns.causal(300), backend="reference").refused == {
         "numba_cpu": "numba is not installed; pip install numba", **OTHERS}
+
+
+def test_time_grows_with_what_is_computed():
+    """Pairs, head_dim, gathered keys and the width of numbers each cost time; the gradient more than the forward."""
+    def seconds(pattern, n=2048, dim=64, dtype=np.float32, backward=False):
+        q = np.zeros((1, 2, n, dim), dtype)
+        with sa.threads(1):
+            return sa.explain(q, q, q, pattern, backward=backward).seconds
+
+    window = patterns.sliding_window(2048, left=255)
+    assert seconds(patterns.causal(2048)) > 2 * seconds(window)
+    assert seconds(window, dim=128) > 1.5 * seconds(window)
+    assert seconds(window, dtype=np.float64) > 1.5 * seconds(window)
+    assert seconds(window, backward=True) > 2 * seconds(window)
+    assert seconds(patterns.sliding_window(2048, left=255, dilation=2)) > seconds(window)
+    rng = np.random.default_rng(0)
+    scattered = sa.Pattern.from_csr(np.arange(2049) * 64, np.sort(rng.permuted(np.tile(np.arange(2048), (2048, 1)),
+                                                                               axis=1)[:, :64]).ravel(), 2048)
+    assert seconds(scattered) > 2 * seconds(patterns.sliding_window(2048, left=63))

@@ -26,6 +26,7 @@ LAYERS = (
     ("sparseattn.attention",),
     ("sparseattn.variants",),
     ("sparseattn.explain",),
+    ("sparseattn.profiling",),
     ("sparseattn",),
     ("sparseattn.cli", "sparseattn.demo"),
 )
@@ -34,11 +35,14 @@ LAYERS = (
 ALLOWED = {("sparseattn.pattern.core", "sparseattn.dispatch")}
 
 # what backends of a GPU share has a folder beside them
-GPU_BACKENDS = ("sparseattn.kernels.cupy_raw",)
+GPU_BACKENDS = ("sparseattn.kernels.cupy_raw", "sparseattn.kernels.numba_cuda")
 
 # package: (where it may be imported at all, where at the top of a module)
 HEAVY = {
-    "numba": (("sparseattn.kernels.numba_cpu", "sparseattn.selection.compiled"),) * 2,
+    "numba": (("sparseattn.kernels.numba_cpu", "sparseattn.kernels.numba_cuda.target",
+               "sparseattn.selection.compiled",
+               "sparseattn.profiling.compiled", "sparseattn.profiling.walk"),) * 2,
+    "numba_cuda_mlir": (("sparseattn.kernels.numba_cuda.target",),) * 2,
     "llvmlite": (("sparseattn.kernels.numba_cpu",),) * 2,
     "cupy": (("sparseattn.xp", "sparseattn.kernels"), ("sparseattn.kernels.cupy_raw.module",)),
     "scipy": (("sparseattn",), ()),
@@ -119,5 +123,6 @@ def test_importing_is_light():
 def test_public_names():
     assert sorted(sparseattn.__all__) == sparseattn.__all__
     for name in ("attend", "attend_backward", "vjp", "merge", "explain", "backends", "set_threads", "threads", "warm",
-                 "Gradients", "Pattern", "BlockCSR", "patterns", "bias", "variants", "__version__"):
+                 "Gradients", "Pattern", "BlockCSR", "patterns", "bias", "variants", "reach", "Reach", "recommend",
+                 "profile", "Profile", "Recommendation", "__version__"):
         assert name in sparseattn.__all__ and hasattr(sparseattn, name)

@@ -36,6 +36,25 @@ def _pairs_of_blocks(part):
     return (np.concatenate(counts) * np.bincount(which)).sum() if counts else 0
 
 
+def count_by_head(part, n_heads):
+    """(attended, stored) pairs of a BlockCSR in each head of a pattern of `n_heads`, the mean over batch items:
+    float64 (2, n_heads)."""
+    stored = (part.indptr[..., -1] - part.indptr[..., 0]).mean(axis=0) * (part.block_size[0] * part.block_size[1])
+    kept = stored if part.block_size == (1, 1) else _attended_by_head(part)
+    heads = np.arange(n_heads) if part.heads is None else part.heads
+    found = np.zeros((2, n_heads))
+    for row, counts in zip(found, (kept, stored)):
+        row[heads] = np.repeat(counts, heads.size // counts.size)
+    return found
+
+
+def _attended_by_head(part):
+    cells = to_cells(part)
+    _, which, kinds = live_kinds(cells)
+    counts = np.concatenate([np.zeros(0), *(count_bits(wanted) for wanted, _ in kinds)])
+    return np.bincount(cells.coordinates()[1], counts[which], cells.lead[1]) / cells.lead[0]
+
+
 def write_dense(dense, part):
     """Set the pairs of a part in bool (batch, n_heads, n_queries, n_keys)."""
     part = spread(as_blocks(part), *dense.shape[:2])

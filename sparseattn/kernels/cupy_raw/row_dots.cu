@@ -1,4 +1,5 @@
-// What the backward needs of each query row: {lse log2(e), delta} with delta = sum(dout * out) - dlse, the derivative of
+// What the backward needs of each query row: {lse log2(e), delta}, the first as rounded as the factor unit * log2(e) that
+// scores are multiplied with there (unit: the scale, or 1 where scores are shaped before), with delta = sum(dout * out) - dlse, the derivative of
 // the loss by a row's common factor (Dao, "FlashAttention-2", 2023, arXiv:2307.08691, section 3.1). A row that attends
 // nothing (lse = -inf) gets {+inf, 0}, so that its weights are 0 in the backward.
 //
@@ -34,7 +35,7 @@ __device__ __forceinline__ float dot_chunk(const element* x, const element* y, i
 
 extern "C" __global__ void __launch_bounds__(128)
 row_dots(Rows<const element> dout, Rows<const element> out, const float* lse, const float* dlse, int batch, int n_heads, int n_queries, int v_dim,
-         float2* stats) {
+         float unit, float2* stats) {
   const u32 row = blockIdx.x * (128 / PER_ROW) + threadIdx.x / PER_ROW;   // there are fewer than 2^31
   if (row >= (u32)batch * n_heads * n_queries) return;                    // groups of PER_ROW threads leave together
   const u32 place = row / n_queries, query = row % n_queries, b = place / n_heads, h = place % n_heads;
@@ -48,5 +49,6 @@ row_dots(Rows<const element> dout, Rows<const element> out, const float* lse, co
   for (int d = PER_ROW / 2; d; d /= 2) sum += __shfl_xor_sync(group, sum, d);
   if (threadIdx.x % PER_ROW) return;
   const float e = lse[row];
-  stats[row] = e == NEG_INF ? make_float2(POS_INF, 0.f) : make_float2(e * LOG2E, dlse ? sum - dlse[row] : sum);
+  const float lse2 = (float)(e * ((double)(unit * LOG2E) / unit));
+  stats[row] = e == NEG_INF ? make_float2(POS_INF, 0.f) : make_float2(lse2, dlse ? sum - dlse[row] : sum);
 }

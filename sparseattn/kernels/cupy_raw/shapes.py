@@ -14,7 +14,7 @@ FORWARD = {
     (16, 32): ((128, 64), 64, 2), (16, 64): ((128, 64), 64, 2), (16, 96): ((128, 64), 64, 2),
     (16, 128): ((128, 64), 64, 2), (16, 192): ((128, 64), 32, 1), (16, 256): ((128, 64), 32, 1),
     (32, 32): ((128, 64), 64, 1), (32, 64): ((128, 64), 64, 1), (32, 96): ((128, 64), 64, 1),
-    (32, 128): ((128, 64), 64, 1), (32, 192): ((64,), 32, 1), (32, 256): ((64,), 32, 1),
+    (32, 128): ((128, 64), 32, 1), (32, 192): ((64,), 32, 1), (32, 256): ((64,), 32, 1),
 }
 # (bits, columns): stationary rows, moving rows of a step, tiles of them, warps that share a row's columns
 BACKWARD = {
@@ -61,8 +61,10 @@ def shape_of(name, constants) -> Shape:
 def _tile_forward(c, row_bytes):
     _, cols, room = FORWARD[c["BITS"], c["HEAD_DIM"]]
     warp_rows = 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
-    return Shape({"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": room}, 32 * c["ROWS"] // warp_rows,
-                 (c["ROWS"] + 2 * cols) * row_bytes)
+    pairs = int(c["BITS"] == 32 and c["HEAD_DIM"] in (32, 64, 128))
+    tiles = cols * row_bytes + 2 * cols * c["HEAD_DIM"] * 8 if pairs else 2 * cols * row_bytes
+    return Shape({"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": room, "PAIRS": pairs}, 32 * c["ROWS"] // warp_rows,
+                 c["ROWS"] * row_bytes + tiles)
 
 
 def _tile_backward(c, row_bytes):

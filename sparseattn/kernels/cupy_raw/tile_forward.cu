@@ -4,11 +4,17 @@
 // Grid: (most items of a place, places). Threads: 32 for each 16 * M of the ROWS stationary rows (queries). A step is
 // COLS keys: K of the next step is fetched during P V, V during Q K^T. Which tokens a step is about is looked up during
 // the step before, once for all threads.
-// shared: (ROWS + 2 * COLS) * row_bytes, row_bytes = HEAD_DIM * BITS / 8 + 16; and 2 Steps and the words of a mask of a fixed size
+// PAIRS = 1, for float32 of few columns: rows are fetched to a place of their own, from where each thread splits what it
+// has fetched (tiles.cuh), so that not every warp has to.
+// shared: (ROWS + 2 * COLS) * row_bytes, with PAIRS (ROWS + COLS) * row_bytes + 2 * COLS * HEAD_DIM * 8; row_bytes = HEAD_DIM * BITS / 8 + 16; and 2 Steps and the words of a mask of a fixed size
+#ifndef PAIRS
+#define PAIRS 0
+#endif
 constexpr int M = BITS == 16 && D <= 128 ? 2 : 1;    // 16-row tiles of a warp
 constexpr int THREADS = ROWS / (16 * M) * 32;
 constexpr int STEPS = BLOCK_Y / COLS;
 constexpr int WORDS = COLS / 32;
+constexpr int Y_BYTES = COLS * (PAIRS ? D * 8 : ROW_BYTES);
 #ifndef CTAS
 #define CTAS 1
 #endif
@@ -81,7 +87,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
   const Options options = {softcap, values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, kept, word};
 
   extern __shared__ __align__(128) unsigned char tiles[];
-  const u32 sq = shared_address(tiles), sk = sq + ROWS * ROW_BYTES, sv = sk + COLS * ROW_BYTES;
+  const u32 sq = shared_address(tiles), sk = sq + ROWS * ROW_BYTES, sv = sk + Y_BYTES;
   __shared__ Step<COLS> moving[2];
   __shared__ __align__(8) u32 mask_words[ROWS * WORDS];   // of the present step, where its block has a mask
   const int thread = threadIdx.x, lane = thread % 32, c = lane & 3, row = thread / 32 * 16 * M;
@@ -90,7 +96,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 
   auto find_token = [&](int step, int col, int mask) { return moving_token<BLOCK_Y>(y_order, y_at, n_y, live, col, mask, step % STEPS * COLS + thread); };
   auto fetch = [&](u32 to, const Rows<const element>& from, int width, const Step<COLS>& step) {
-    load_tile<COLS, THREADS>(to, from.data, from.token, width, [&](int r) { return step.tokens[r]; });
+    load_tile<COLS, THREADS>(PAIRS ? sv + Y_BYTES : to, from.data, from.token, width, [&](int r) { return step.tokens[r]; });
     commit();
   };
   auto fetch_values = [&](int step, const Step<COLS>& rows) {   // and the mask's words
@@ -109,7 +115,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     load_tile<ROWS, THREADS>(sq, q.at(batch, head), q.token, head_dim, [&](int r) { return token_at(x_order, x_at, item.x * ROWS + r, n_x); });
     __syncthreads();
     fetch(sk, k, head_dim, moving[0]);
-    fetch_values(0, moving[0]);
+    if (!PAIRS) fetch_values(0, moving[0]);
   }
   float o[M][D / 2];
   Row rows[M][2];
@@ -127,15 +133,21 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     const Step<COLS>& present = moving[step % 2];
     Step<COLS>& next = moving[(step + 1) % 2];
     turn_to(step + 1);
-    if (step) wait_for<0>(); else wait_for<1>();
+    if (PAIRS || step) wait_for<0>(); else wait_for<1>();
+#if PAIRS
+    split_tile<COLS, THREADS, false>(sk, sv + Y_BYTES);
+#endif
     __syncthreads();   // K is there; all are done with V and with `next`
     const int own_mask = present.mask;
-    if (step) fetch_values(step, present);
+    if (PAIRS || step) fetch_values(step, present);
     const int found = thread < COLS && step + 1 < steps ? find_token(step + 1, col, mask) : -1;
     float s[M][COLS / 2];
-    scores<M, COLS>(s, sq, row, sk, lane);
+    scores<M, COLS, PAIRS>(s, sq, row, sk, lane);
     if (thread < COLS) tell(next, found, mask);
     wait_for<0>();
+#if PAIRS
+    split_tile<COLS, THREADS, true>(sv, sv + Y_BYTES);
+#endif
     __syncthreads();   // V and `next` are there; all are done with K
     if (step + 1 < steps) fetch(sk, k, head_dim, next);
 #if SHAPED
@@ -161,7 +173,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #if DROPOUT
     drop(s, options, shaping, x_order, x_at, item.x * ROWS + row, n_x, present.tokens, lane);
 #endif
-    accumulate<M, COLS, D>(o, s, sv, 0, lane);
+    accumulate<M, COLS, D, PAIRS>(o, s, sv, 0, lane);
   }
 
 #pragma unroll

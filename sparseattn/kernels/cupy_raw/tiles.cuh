@@ -198,7 +198,7 @@ __device__ __forceinline__ void ldsm_t(u32 (&r)[4], u32 a) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
 }
 // s = x y^T for 16 * M rows of the tile x from `row` on and N rows of the tile y.
-template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N / 2], u32 x, int row, u32 y, int lane) {
+template <int M, int N, bool = false> __device__ __forceinline__ void scores(float (&s)[M][N / 2], u32 x, int row, u32 y, int lane) {
   const u32 first_x = chunk_at(x, row + lane % 16, lane / 16), first_y = chunk_at(y, lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
   for (int kk = 0; kk < D / 16; kk++) {
@@ -217,7 +217,7 @@ template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N /
   }
 }
 // o += p y for the W columns of the tile y (N rows) that begin `column` numbers in; p as `scores` leaves it.
-template <int M, int N, int W> __device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p)[M][N / 2], u32 y, int column, int lane) {
+template <int M, int N, int W, bool = false> __device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p)[M][N / 2], u32 y, int column, int lane) {
   const u32 first = chunk_at(y + column * 2, lane % 16, lane / 16);
   u32 a[M][N / 4];
 #pragma unroll
@@ -247,18 +247,16 @@ struct Split {
   u32 high[4], low[4];
   __device__ __forceinline__ void set(float a, float b, float c, float d) { split(a, high[0], low[0]); split(b, high[1], low[1]); split(c, high[2], low[2]); split(d, high[3], low[3]); }
 };
-// sum += the left factor x, 8 * K columns wide, times GROUPS groups of 8 columns; at(k, g, i): where number i of the
-// thread's two stands, of group g and the k-th 8 rows. The small products have sums of their own, so that the large ones
-// are cut K times only; several groups at once, since a product waits for the one before it in its sum.
-template <int K, int GROUPS, class At> __device__ __forceinline__ void add_products(float* sum, const Split (&x)[K], At at) {
+// sum += the left factor x, 8 * K columns wide, times GROUPS groups of 8 columns; read(k, g, high, low) gives the thread's
+// two numbers of group g and the k-th 8 rows. The small products have sums of their own, so that the large ones are cut K
+// times only; several groups at once, since a product waits for the one before it in its sum.
+template <int K, int GROUPS, class Read> __device__ __forceinline__ void add_products(float* sum, const Split (&x)[K], Read read) {
   float high[GROUPS][4], low[GROUPS][4];
 #pragma unroll
   for (int k = 0; k < K; k++) {
     u32 h[GROUPS][2], l[GROUPS][2];
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++)
-#pragma unroll
-      for (int i = 0; i < 2; i++) split(word(at(k, g, i)), h[g][i], l[g][i]);
+    for (int g = 0; g < GROUPS; g++) read(k, g, h[g], l[g]);
 #pragma unroll
     for (int g = 0; g < GROUPS; g++) k ? mma(low[g], x[k].low, h[g][0], h[g][1]) : first_mma(low[g], x[k].low, h[g][0], h[g][1]);
 #pragma unroll
@@ -274,8 +272,43 @@ template <int K, int GROUPS, class At> __device__ __forceinline__ void add_produ
 // Groups of columns whose products are made at once.
 template <int COLUMNS> constexpr int GROUPS_OF = COLUMNS % 32 == 0 ? 4 : COLUMNS % 24 == 0 ? 3 : 2;
 
-// s = x y^T for 16 rows of the tile x from `row` on and N rows of the tile y.
-template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N / 2], u32 x, int row, u32 y, int lane) {
+// Tiles of split numbers, made once where several warps read them: units of 16 bytes, {high, high, low, low} of the two
+// numbers that a thread takes to a product. For scores those are neighbours in a row, for accumulate neighbours in a column.
+// Units change places so that what a warp reads together lies in different banks.
+__device__ __forceinline__ u32 unit_of_row(u32 tile, int row, int col) { return tile + row * D * 8 + (col / 2 ^ (row & 1) << 2) * 16; }
+__device__ __forceinline__ u32 unit_of_column(u32 tile, int row, int col) { return tile + row / 2 * D * 16 + (col ^ (row / 2 & 3 ^ col >> 3 & 3) << 1) * 16; }
+__device__ __forceinline__ void read_unit(u32 a, u32 (&h)[2], u32 (&l)[2]) {
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(h[0]), "=r"(h[1]), "=r"(l[0]), "=r"(l[1]) : "r"(a) : "memory");
+}
+__device__ __forceinline__ void write_unit(u32 a, float x, float y) {
+  u32 h[2], l[2];
+  split(x, h[0], l[0]); split(y, h[1], l[1]);
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(a), "r"(h[0]), "r"(h[1]), "r"(l[0]), "r"(l[1]) : "memory");
+}
+// The tile of split numbers of N rows at `from`, for accumulate if IN_COLUMNS, else for scores. Each thread splits what it
+// loaded itself with load_tile<N, THREADS>, so nobody waits for another.
+template <int N, int THREADS, bool IN_COLUMNS> __device__ __forceinline__ void split_tile(u32 to, u32 from) {
+  constexpr int EACH = N * CHUNKS / THREADS;
+  static_assert(THREADS % CHUNKS == 0 && N % (THREADS / CHUNKS) == 0 && EACH % 2 == 0, "rows of a thread");
+  const int row = threadIdx.x / CHUNKS * EACH, c = threadIdx.x % CHUNKS;
+#pragma unroll
+  for (int i = 0; i < EACH; i += 2) {
+    float x[2][4];
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+      asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x[h][0]), "=f"(x[h][1]), "=f"(x[h][2]), "=f"(x[h][3]) : "r"(chunk_at(from, row + i + h, c)) : "memory");
+    if (IN_COLUMNS)
+#pragma unroll
+      for (int j = 0; j < 4; j++) write_unit(unit_of_column(to, row + i, 4 * c + j), x[0][j], x[1][j]);
+    else
+#pragma unroll
+      for (int j = 0; j < 4; j++) write_unit(unit_of_row(to, row + i + j / 2, 4 * c + j % 2 * 2), x[j / 2][j % 2 * 2], x[j / 2][j % 2 * 2 + 1]);
+  }
+}
+
+// s = x y^T for 16 rows of the tile x from `row` on and N rows of the tile y, which holds split numbers where SPLIT. The sum
+// takes neighbouring columns as the numbers of a thread.
+template <int M, int N, bool SPLIT = false> __device__ __forceinline__ void scores(float (&s)[M][N / 2], u32 x, int row, u32 y, int lane) {
   static_assert(M == 1, "16 rows a warp");
   const int t = lane & 3, r = lane >> 2;
 #pragma unroll
@@ -285,20 +318,29 @@ template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N /
     Split left[4];
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-      const u32 a = x + (row + r) * ROW_BYTES + (part + 8 * k + t) * 4, b = a + 8 * ROW_BYTES;
-      left[k].set(word(a), word(b), word(a + 16), word(b + 16));
+      const u32 a = x + (row + r) * ROW_BYTES + (part + 8 * k + (SPLIT ? 2 * t : t)) * 4, b = a + 8 * ROW_BYTES;
+      left[k].set(word(a), word(b), word(a + (SPLIT ? 4 : 16)), word(b + (SPLIT ? 4 : 16)));
     }
     constexpr int GROUPS = GROUPS_OF<N>;
+    const u32 even = unit_of_row(y, r, part + 2 * t), odd = unit_of_row(y, r, part + 8 + 2 * t);   // of the thread's first units
 #pragma unroll
     for (int n = 0; n < N / 8; n += GROUPS)
-      add_products<4, GROUPS>(s[0] + 4 * n, left, [&](int k, int g, int i) { return y + (8 * (n + g) + r) * ROW_BYTES + (part + 8 * k + 4 * i + t) * 4; });
+      add_products<4, GROUPS>(s[0] + 4 * n, left, [&](int k, int g, u32 (&h)[2], u32 (&l)[2]) {
+        if (SPLIT) { read_unit((k % 2 ? odd : even) + k / 2 * 128 + 8 * (n + g) * D * 8, h, l); return; }
+        const u32 at = y + (8 * (n + g) + r) * ROW_BYTES + (part + 8 * k + t) * 4;
+        split(word(at), h[0], l[0]); split(word(at + 16), h[1], l[1]);
+      });
   }
 }
 // o += p y for the W columns of the tile y (N rows) that begin `column` numbers in; p as `scores` leaves it. The sum
 // over rows of y takes them in the order in which accumulators hold them.
-template <int M, int N, int W> __device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p)[M][N / 2], u32 y, int column, int lane) {
+template <int M, int N, int W, bool SPLIT = false>
+__device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p)[M][N / 2], u32 y, int column, int lane) {
   constexpr int K = N >= 32 ? 4 : N / 8, GROUPS = GROUPS_OF<W>;
   const int t = lane & 3, r = lane >> 2;
+  u32 firsts[4];   // of the thread's units in columns 8 n + r, n = 0 to 3
+#pragma unroll
+  for (int n = 0; n < 4; n++) firsts[n] = unit_of_column(y, 2 * t, column + 8 * n + r);
 #pragma unroll
   for (int j = 0; j < N / 8; j += K) {
     Split left[K];
@@ -306,7 +348,11 @@ template <int M, int N, int W> __device__ __forceinline__ void accumulate(float 
     for (int k = 0; k < K; k++) left[k].set(p[0][4 * (j + k)], p[0][4 * (j + k) + 2], p[0][4 * (j + k) + 1], p[0][4 * (j + k) + 3]);
 #pragma unroll
     for (int n = 0; n < W / 8; n += GROUPS)
-      add_products<K, GROUPS>(o[0] + 4 * n, left, [&](int k, int g, int i) { return y + (8 * (j + k) + 2 * t + i) * ROW_BYTES + (column + 8 * (n + g) + r) * 4; });
+      add_products<K, GROUPS>(o[0] + 4 * n, left, [&](int k, int g, u32 (&h)[2], u32 (&l)[2]) {
+        if (SPLIT) { read_unit(firsts[(n + g) % 4] + (n + g) / 4 * 512 + 4 * (j + k) * D * 16, h, l); return; }
+        const u32 at = y + (8 * (j + k) + 2 * t) * ROW_BYTES + (column + 8 * (n + g) + r) * 4;
+        split(word(at), h[0], l[0]); split(word(at + ROW_BYTES), h[1], l[1]);
+      });
   }
 }
 #endif

@@ -53,7 +53,8 @@ def _plan(target, given, pattern, scale, shaped, gradient):
     batch, n_heads, n_queries = q.shape[:3]
     if batch * n_heads * n_queries:
         plan.launch("row_dots", constants, (batch * n_heads * n_queries,),
-                    ("dout", "out", "lse", "dlse", batch, n_heads, n_queries, v.shape[3], "stats"))
+                    ("dout", "out", "lse", "dlse", batch, n_heads, n_queries, v.shape[3],
+                     1.0 if shaped.constants["SHAPED"] else scale, "stats"))
     if gradient is not None:
         plan.launches.append(gradient.begin)
         constants["BIAS_GRAD"] = shaped.bias.gradient

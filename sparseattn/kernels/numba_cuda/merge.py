@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from sparseattn.kernels.numba_cuda.shapes import ROWS, THREADS, Constants
-from sparseattn.kernels.numba_cuda.steps import NEG_INF, ONE, ONLY_KEPT, ZERO, join, narrowed, token_at
+from sparseattn.kernels.numba_cuda.steps import NEG_INF, ONE, ONLY_KEPT, ZERO, exp_of, join, narrowed, token_at
 from sparseattn.kernels.numba_cuda.target import compiled, cuda
 
 F32, I32 = np.float32, np.int32
@@ -50,7 +50,7 @@ def make(c: Constants):
                 top = max(top, part_lse[first + piece, thread])
             shift = ZERO if top == NEG_INF else top
             for piece in range(n_pieces):
-                total += F32(math.exp(part_lse[first + piece, thread] - shift))
+                total += exp_of(part_lse[first + piece, thread] - shift)
             factor, found, before = ZERO, NEG_INF, NEG_INF
             if total != ZERO:
                 factor, found = ONE / total, shift + F32(math.log(total))
@@ -68,7 +68,7 @@ def make(c: Constants):
                 head = x_head + r if by_heads else x_head
                 x = ZERO
                 for piece in range(n_pieces):
-                    weight = F32(math.exp(part_lse[first + piece, r] - shifts[r]))
+                    weight = exp_of(part_lse[first + piece, r] - shifts[r])
                     x += weight * part_out[first + piece, r, column]
                 x *= factors[r]
                 if resumes == 1 and olds[r] != ZERO:

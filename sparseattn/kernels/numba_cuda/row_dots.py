@@ -23,7 +23,7 @@ def make(c: Constants):
     """The kernel for these constants."""
     wide, shares_shape = widened(c.BITS, c.FP16), (DOWN, ACROSS + 1)
 
-    def row_dots(dout, out, lse, dlse, batch, n_heads, n_queries, v_dim, stats):
+    def row_dots(dout, out, lse, dlse, batch, n_heads, n_queries, v_dim, unit, stats):
         thread = cuda.threadIdx.x
         own, part = thread // ACROSS, thread % ACROSS
         number = cuda.blockIdx.x * DOWN + own

@@ -25,7 +25,7 @@ CONSTANTS = {
     "sum_slots": ("BITS", "FP16", "OUT32", "BY_HEADS"),
 }
 SCALARS = {
-    **dict.fromkeys(("scale", "softcap", "kept"), np.float32), **dict.fromkeys(("limit", "word"), np.uint32),
+    **dict.fromkeys(("scale", "softcap", "kept", "unit"), np.float32), **dict.fromkeys(("limit", "word"), np.uint32),
     **dict.fromkeys(("low", "high", "x_step", "y_step"), np.int64),
 }
 # (dtype, axes) of arrays that a call may do without

@@ -44,6 +44,25 @@ def find_key(block, mask, part, block_y, masks, order, at, n_slots, n):
     return token_at(order, at, slot, n)
 
 
+# ---- exponentials ----
+LOWEST, LOG2E, LN2_HIGH, LN2_LOW = F32(-87), F32(1.44269504), F32(0.693359375), F32(-2.12194440e-4)
+WHOLE, WHOLE_BITS = F32(1.5 * 2**23), 0x4B400000  # a number from which on neighbours are whole numbers apart
+# (e^r - 1 - r) / r^2 for |r| <= log(2) / 2
+E2, E3, E4, E5, E6 = F32(0.5), F32(0.166665167), F32(0.0416662619), F32(0.0083691515), F32(0.0013946594)
+
+
+@cuda.jit(device=True)
+def exp_of(x):
+    """e^x for x <= 0, off by at most one unit in the last place; the library's by two. Below 2^-125 it is 0."""
+    near = chosen(x < LOWEST, LOWEST, x)
+    shifted = near * LOG2E + WHOLE
+    n = shifted - WHOLE
+    r = (near - n * LN2_HIGH) - n * LN2_LOW
+    y = (((E6 * r + E5) * r + E4) * r + E3) * r + E2
+    power = from_bits(((bits_of(shifted) - WHOLE_BITS + 127) & 0xFF) << 23)  # 2^n
+    return chosen(x < LOWEST, ZERO, (y * (r * r) + r + ONE) * power)
+
+
 # ---- 16-bit numbers ----
 @functools.cache
 def widened(bits, fp16):
@@ -371,10 +390,10 @@ def online_softmax(own):
             for part in range(ACROSS):
                 top = max(top, shares[row + i, part])
             shift = ZERO if top == NEG_INF else top  # (-inf) - (-inf) must not arise
-            f[i] = math.exp(m[i] - shift)
+            f[i] = exp_of(m[i] - shift)
             m[i], total = top, ZERO
             for j in range(COLUMNS):
-                s[i, j] = math.exp(s[i, j] - shift)
+                s[i, j] = exp_of(s[i, j] - shift)
                 total += s[i, j]
             l[i] = l[i] * f[i] + total
 
@@ -412,7 +431,7 @@ def join(before, found):
     if before == NEG_INF:
         return found, ONE, ZERO
     top = max(before, found)
-    a, b = F32(math.exp(found - top)), F32(math.exp(before - top))
+    a, b = exp_of(found - top), exp_of(before - top)
     share = ONE / (a + b)
     return top + F32(math.log(a + b)), a * share, b * share
 
@@ -516,7 +535,7 @@ def weigh(own, kv, shaped, biased, drops):
                         z += bias[0][place(bias, batch, heads[query], x, y)]
                     z -= lse[query]
                     # no weight is above 1, whatever rounding says
-                    p = F32(math.exp(ZERO if z > ZERO else z))
+                    p = exp_of(ZERO if z > ZERO else z)
                     weight, gradient = p, d[i, j]
                     if drops:
                         if is_dropped(draws, batch, heads[query], y if kv else x, x if kv else y):

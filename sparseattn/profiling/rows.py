@@ -1,0 +1,210 @@
+"""The streaming pass over NumPy arrays: every sampled row exactly, over all its keys, and nothing kept of the keys but
+sums. Memory is O(n_keys) a head."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparseattn.profiling.shapes import best_share
+from sparseattn.selection.sharing import for_each
+from sparseattn.xp import compute_dtype
+
+BLOCK = 256  # rows of scores at a time: what a matrix product wants
+ITEM = 32  # rows of a work item; what it adds up over rows is added in order of items
+LEAST = 2.0**-20  # of scales that stay factors
+NEAR = 1 << 17  # scores that are worked on at a time: what caches hold
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured: rows (n_rows,) positions of queries, and what to look at in each.
+
+    `is_open` (batch, n_keys) and `is_asked` (batch, n_rows): bool, keys and rows that are no padding. `coordinates`
+    (n_axes, n): float64, places of the last n keys on a grid; no axis where there is none.
+    """
+
+    rows: np.ndarray
+    causal: bool
+    scale: float
+    masses: np.ndarray
+    quantiles: np.ndarray
+    shares: np.ndarray
+    block_sizes: tuple[int, ...]
+    is_open: np.ndarray
+    is_asked: np.ndarray
+    coordinates: np.ndarray
+    targets: np.ndarray  # int64 (batch, n_heads, n_rows), a key for each row or -1
+    offset: int  # the key that query 0 sits at
+
+    @property
+    def places(self) -> np.ndarray:
+        """The key that each row sits at, int64 (n_rows,)."""
+        return self.rows + self.offset
+
+    def stops(self, item: int) -> np.ndarray:
+        """One more than the last key that each row of a batch item may see, int64 (n_rows,); 0 for rows left out."""
+        n_keys = self.is_open.shape[1]
+        stops = np.clip(self.places + 1, 0, n_keys) if self.causal else np.full(self.rows.size, n_keys)
+        return np.where(self.is_asked[item], stops, 0)
+
+    def n_open(self, item: int) -> np.ndarray:
+        """Keys that each row of a batch item may see, int64 (n_rows,)."""
+        return np.concatenate([[0], np.cumsum(self.is_open[item])])[self.stops(item)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of each row, float64 with axes (batch, n_heads, n_rows, ...) and NaN where a row has no key: `stats` in the order
+    of `compiled`; and sums over rows (batch, n_heads, ...)."""
+
+    stats: np.ndarray
+    keys: np.ndarray  # int64, 0 where a row has no key
+    distances: np.ndarray
+    held: np.ndarray
+    axes: np.ndarray
+    columns: np.ndarray
+    offsets: np.ndarray  # of key less query, from -(n_keys - 1) on; up to 0 if causal
+    block_shares: np.ndarray  # (batch, n_heads, n_block_sizes)
+
+    @staticmethod
+    def empty(batch, n_heads, asked: Asked, n_queries) -> Measured:
+        """Arrays to be filled."""
+        lead, n_keys = (batch, n_heads), asked.is_open.shape[1]
+        n_axes = asked.coordinates.shape[0]
+        per_row = [(9, float), (asked.masses.size, np.int64), (asked.quantiles.size, float), (asked.shares.size, float),
+                   (n_axes + 1 if n_axes else 0, float)]
+        rows = [np.zeros((*lead, asked.rows.size, n), dtype) for n, dtype in per_row]
+        n_offsets = n_keys if asked.causal else n_keys + n_queries - 1
+        return Measured(*rows, np.zeros((*lead, n_keys)), np.zeros((*lead, n_offsets)),
+                        np.zeros((*lead, len(asked.block_sizes))))
+
+
+def measure(q, k, asked: Asked, advance) -> Measured:
+    """The pass over q (batch, n_heads, n_queries, head_dim) and k (batch, n_kv_heads, n_keys, head_dim); `advance()` is
+    called after each head."""
+    batch, n_heads, n_queries, _ = q.shape
+    found = Measured.empty(batch, n_heads, asked, n_queries)
+    for b, kv_head in itertools.product(range(batch), range(k.shape[1])):
+        own = readable(k[b, kv_head], asked.is_open[b])
+        group = n_heads // k.shape[1]
+        for h in range(kv_head * group, (kv_head + 1) * group):
+            _measure_head(found, b, h, readable(q[b, h][asked.rows], asked.is_asked[b]), own, asked)
+            advance()
+    return found
+
+
+def readable(x, there):
+    """Rows (n, head_dim) in the dtype that they are computed in, side by side; 0 for those that are not `there`."""
+    x = np.ascontiguousarray(x, compute_dtype(x.dtype))
+    return x if there.all() else np.where(there[:, None], x, x.dtype.type(0))
+
+
+def _measure_head(found, b, h, q, k, asked):
+    """Fill in one head: q (n_rows, head_dim), k (n_keys, head_dim)."""
+    stops, base = asked.stops(b), math.gcd(*asked.block_sizes)
+    q, scale = _signed(q, asked.scale)
+    tiles = Tiles(asked.rows, base, k.shape[0])
+    scores, work = np.empty(BLOCK * k.shape[0], k.dtype), Work(found, b, h, q, k, scale, asked)
+    for first in range(0, q.shape[0], BLOCK):
+        rows = range(first, min(first + BLOCK, q.shape[0]))
+        width = max(int(stops[rows.start : rows.stop].max()), 1)
+        product = scores[: len(rows) * width].reshape(-1, width)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.matmul(q[rows.start : rows.stop], k[:width].T, out=product)
+        work.reduce(rows, product, tiles)
+    if not np.isfinite(found.stats[b, h, asked.n_open(b) > 0, :8]).all():
+        raise ValueError(f"scores of batch item {b}, head {h} are beyond {k.dtype}; pass float64 arrays, or smaller q "
+                         "and k")
+    found.block_shares[b, h] = [tiles.share(size // base, asked, b) for size in asked.block_sizes]
+
+
+def _signed(q, scale):
+    """q and a scale well above 0 that give the same scores: a key without weight is one with the lowest product."""
+    factor, scale = (np.sign(scale), abs(scale)) if abs(scale) > LEAST else (scale, 1.0)
+    return (q if factor == 1 else q * q.dtype.type(factor)), float(scale)
+
+
+class Work:
+    """One head while it is measured: what its work items share, and the memory that they use again and again."""
+
+    def __init__(self, found, b, h, q, k, scale, asked):
+        self.q, self.k, self.asked, self.scale = q, k, asked, scale
+        self.closed = np.flatnonzero(~asked.is_open[b])
+        self.stops, self.n_open, self.places = asked.stops(b), asked.n_open(b), asked.places
+        self.targets = asked.targets[b, h]
+        self.rows = [x[b, h] for x in (found.stats, found.keys, found.distances, found.held, found.axes)]
+        self.sums = [x[b, h] for x in (found.columns, found.offsets)]
+        self.parts = [np.empty((BLOCK // ITEM, x.size)) for x in self.sums]
+        self.spare: list[np.ndarray] = []
+
+    def reduce(self, rows, scores, tiles):
+        """Take in a block of rows with their scores (n_rows, width)."""
+        starts = range(rows.start, rows.stop, ITEM)
+        blocks = np.empty((len(rows), tiles.n_cols))
+        for part in self.parts:
+            part[: len(starts)] = 0.0
+
+        def item(number):
+            last = min(starts[number] + ITEM, rows.stop)
+            step = min(max(NEAR // scores.shape[1], 1), ITEM)
+            for first in range(starts[number], last, step):
+                self._some(slice(first, min(first + step, last)), number, scores, blocks, rows.start, tiles.base)
+
+        for_each(item, range(len(starts)))
+        for total, part in zip(self.sums, self.parts):
+            total += part[: len(starts)].sum(axis=0)
+        tiles.add(rows, blocks)
+
+    def _some(self, rows, number, scores, blocks, begin, base):
+        """A few rows: the exponentials of their scores, then everything else."""
+        from sparseattn.profiling import compiled
+
+        asked, here, stops = self.asked, slice(rows.start - begin, rows.stop - begin), self.stops[rows]
+        own, again = scores[here], scores.dtype == np.float32
+        n, width = len(own), max(int(stops.max()), 1)
+        memory = self.spare.pop() if self.spare else np.empty(3 * max(NEAR, self.k.shape[0]), scores.dtype)
+        x, e, ordered = memory[: 3 * n * width].reshape(3, n, width)
+        compiled.hide(own, stops)
+        if self.closed.size:
+            own[:, self.closed[: np.searchsorted(self.closed, width)]] = compiled.LOWEST
+        at, m, sums = own[:, :width].argmax(axis=1), np.empty(n), np.empty((n, 6))
+        places, n_open = self.places[rows], self.n_open[rows]
+        compiled.shift(own, self.q[rows], self.k, self.scale, at, again, x, m)
+        np.exp(x, out=e)
+        compiled.weigh(x, e, self.q[rows], self.k, self.scale, stops, places, m, at, again, n_open, sums)
+        ordered[:] = e
+        ordered.sort(axis=1)
+        compiled.reduce_rows(e, ordered, sums, stops, places, m, at, n_open, asked.masses, asked.quantiles,
+                             asked.shares, asked.coordinates, self.targets[rows], base, *(r[rows] for r in self.rows),
+                             *(p[number] for p in self.parts), blocks[here])
+        self.spare.append(memory)
+
+
+class Tiles:
+    """Mass of blocks of `base` x `base` pairs of one head, of the rows that are looked at."""
+
+    def __init__(self, rows, base, n_keys):
+        self.base, self.n_cols = base, -(-n_keys // base)
+        self.lines, self.line_of = np.unique(rows // base, return_inverse=True)
+        self.mass = np.zeros((self.lines.size, self.n_cols))
+
+    def add(self, rows, blocks):
+        """Take in the mass of some rows in blocks of keys, (len(rows), n_cols)."""
+        lines = self.line_of[rows.start : rows.stop]
+        starts = np.flatnonzero(np.diff(lines, prepend=-1))
+        self.mass[lines[starts]] += np.add.reduceat(blocks, starts, axis=0)
+
+    def share(self, times, asked, item):
+        """Share of the mass in the best tenth of the blocks of `times` x `times` such blocks that hold allowed pairs of
+        the rows; of `n` such blocks ceil(n / 10) are the best tenth."""
+        starts = np.flatnonzero(np.diff(self.lines // times, prepend=-1))
+        mass = np.add.reduceat(np.add.reduceat(self.mass, starts, axis=0), range(0, self.n_cols, times), axis=1)
+        stops = np.zeros(self.lines.size, np.int64)
+        np.maximum.at(stops, self.line_of, asked.stops(item))
+        keys = np.where(asked.is_open[item], np.arange(asked.is_open.shape[1]), asked.is_open.shape[1])
+        first = np.minimum.reduceat(keys, range(0, keys.size, self.base * times))
+        return best_share(mass[first < np.maximum.reduceat(stops, starts)[:, None]])
