@@ -7,10 +7,11 @@ of place. On a GPU a library's kernel adds up all products of whole tiles alike,
 
 import numpy as np
 
-from sparseattn.xp import library, namespace
+from sparseattn.xp import address, library, namespace
 
 PANEL = 256  # keys side by side; one panel stays in the nearest caches
 TILE = 128  # keys that a GPU's kernels take together
+ALIGNED = 256  # bytes
 STEP = 4  # queries, and numbers of head_dim, that are worked on together
 
 
@@ -37,6 +38,8 @@ def products(q, panels, n_keys):
     O(n_rows * n_keys * head_dim), at about a third of the rate of a library's product.
     """
     if library(q) == "cupy":
+        if address(q) % ALIGNED:  # such arrays get a kernel that does not add up all alike
+            q = q.copy()
         return q @ panels[: -(-n_keys // TILE) * TILE].T
     from sparseattn.selection.compiled import products as compiled
 

@@ -115,7 +115,6 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     load_tile<ROWS, THREADS>(sq, q.at(batch, head), q.token, head_dim, [&](int r) { return token_at(x_order, x_at, item.x * ROWS + r, n_x); });
     __syncthreads();
     fetch(sk, k, head_dim, moving[0]);
-    if (!PAIRS) fetch_values(0, moving[0]);
   }
   float o[M][D / 2];
   Row rows[M][2];
@@ -133,13 +132,13 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     const Step<COLS>& present = moving[step % 2];
     Step<COLS>& next = moving[(step + 1) % 2];
     turn_to(step + 1);
-    if (PAIRS || step) wait_for<0>(); else wait_for<1>();
+    wait_for<0>();
 #if PAIRS
     split_tile<COLS, THREADS, false>(sk, sv + Y_BYTES);
 #endif
     __syncthreads();   // K is there; all are done with V and with `next`
     const int own_mask = present.mask;
-    if (PAIRS || step) fetch_values(step, present);
+    fetch_values(step, present);
     const int found = thread < COLS && step + 1 < steps ? find_token(step + 1, col, mask) : -1;
     float s[M][COLS / 2];
     scores<M, COLS, PAIRS>(s, sq, row, sk, lane);
