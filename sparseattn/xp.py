@@ -62,7 +62,7 @@ def on_cpu(x) -> np.ndarray:
 
 def address(x) -> int:
     """Where in memory an array begins."""
-    return x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
+    return x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
 
 
 def on_its_device(function):

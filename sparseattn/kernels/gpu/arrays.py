@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from sparseattn.xp import namespace
+from sparseattn.xp import address, namespace
 
 VECTOR = 16  # bytes that a thread copies at once
 FAR = 1 << 31  # bytes between rows that a kernel can count
@@ -30,11 +28,6 @@ def constants_of(bits, bucket, *arrays):
 def _is_wide(x):
     steps = [step for step, size in zip(x.strides[:3], x.shape[:3]) if size > 1]
     return not any(step % VECTOR for step in (*steps, address(x), x.shape[3] * x.itemsize))
-
-
-def address(x):
-    """Where the array begins in memory, in bytes."""
-    return x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
 
 
 def converter(x):

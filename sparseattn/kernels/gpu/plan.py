@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from sparseattn.kernels.gpu.arrays import address
 from sparseattn.structure import Array
+from sparseattn.xp import address
 
 MOST = 64  # plans that a pattern keeps
 
