@@ -221,7 +221,7 @@ class Pattern(Builders):
         Parameters
         ----------
         backend : str, optional
-            Name of a backend; None: the one that NumPy arrays get.
+            Name of a backend; None: the first choice for arrays that are where the pattern is.
         backward : bool
             Also what the gradient needs.
 
@@ -229,11 +229,17 @@ class Pattern(Builders):
         -------
         Pattern
             This pattern.
+
+        Notes
+        -----
+        On a GPU, what depends on the sizes and dtype of the arrays is made at the first call of its kind. Make one such
+        call before you capture others in a CUDA graph.
         """
         # the one import against the direction of the layers: patterns know no backend, this asks one by its name
-        from sparseattn.dispatch import named
+        from sparseattn.dispatch import BACKENDS, named
 
-        named(backend or "numba_cpu").prepare(self, backward=backward)
+        default = BACKENDS["numpy" if self.device == "cpu" else "cupy"][0]
+        named(default if backend is None else backend).prepare(self, backward=backward)
         return self
 
     def __getitem__(self, key) -> Pattern:
