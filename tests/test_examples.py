@@ -1,7 +1,9 @@
 """The examples without their wheels: models against plain formulas on small random weights, and what scripts say."""
 
 import importlib
+import itertools
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,7 +139,7 @@ def test_losses_are_those_of_a_softmax_over_the_vocabulary(gemma):
 
 def linear_layers(w, names):
     """Matrices by bias, (inputs, outputs), as they are read from ONNX."""
-    for name, inputs, outputs in names:
+    for name, _, outputs in names:
         w.make(name + ".bias", outputs)
     found = Weights(7)
     for name, inputs, outputs in names:
@@ -160,7 +162,8 @@ def minilm(load):
     for name in norms:
         w.make(name + ".weight", 12, around=1)
         w.make(name + ".bias", 12)
-    return load("models.minilm").MiniLM(dict(w), linear_layers(w, linear) , n_layers=2, n_heads=3)
+    matrices = linear_layers(w, linear)
+    return load("models.minilm").MiniLM(dict(w), matrices, n_layers=2, n_heads=3)
 
 
 def test_minilm_is_its_formula(minilm, load):
@@ -304,7 +307,7 @@ def joined(symbols, pieces):
     """The best pair, of equal ones the first, is joined until there is none."""
     scores = dict(zip(pieces, [*SCORES, -9]))
     while True:
-        pairs = [(-scores[a + b], i) for i, (a, b) in enumerate(zip(symbols, symbols[1:])) if a + b in scores]
+        pairs = [(-scores[a + b], i) for i, (a, b) in enumerate(itertools.pairwise(symbols)) if a + b in scores]
         if not pairs:
             return [n for s in symbols for n in ([pieces.index(s)] if s in pieces else [9, 10])]
         at = min(pairs)[1]
@@ -392,9 +395,26 @@ def test_texts_that_are_tested_are_not_profiled(load):
     assert len(pages) > 10 and not any("```" in page for page in pages)
 
 
+def test_what_is_slower_than_dense_is_said(load):
+    slower = load("table").slower
+    assert slower({"dense": 2, " a": 2, "b": 1, "c": 3}) == "Takes no less time than 'dense', choosing included: a; c."
+    assert slower({"dense": 2, "b": 1}).endswith("included: nothing.")
+
+
 # Scripts.
 
-@pytest.mark.parametrize("tokens", ["511", "8193"])
+@pytest.mark.parametrize("name", ["language", "vision", "retrieval"])
+def test_each_script_has_its_page(load, name):
+    page = scripts.ROOT / "docs" / "evidence" / f"{name}.md"
+    assert f"docs/evidence/{name}.md" in load(name).__doc__
+    text = page.read_text()
+    assert f"python examples/{name}.py" in text
+    for picture in re.findall(r"!\[.*\]\((\S+)\)", text):
+        assert (page.parent / picture).stat().st_size < 100_000
+    assert f"]({name}.md)" in (page.parent / "index.md").read_text()
+
+
+@pytest.mark.parametrize("tokens", ["0", "511", "8193"])
 def test_sizes_that_do_not_fit_are_refused(load, capsys, tokens):
     with pytest.raises(SystemExit):
         load("language").arguments(["--tokens", tokens])
@@ -442,29 +462,32 @@ def test_the_vision_script_runs(load, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(vision, "pixels_of", lambda path: np.random.default_rng(12).random((3, 518, 518), np.float32))
     monkeypatch.setattr("sys.argv", ["vision.py", "--quick", "--test", "a.png", "--out", f"{tmp_path}/x.png"])
     vision.main()
-    dense, *others = capsys.readouterr().out.splitlines()[-6:]
+    dense, *others = capsys.readouterr().out.splitlines()[-10:-1]
     assert dense.split()[:2] == ["dense", "1.000"] and dense.split()[4] == "1.000"
-    assert len(others) == 5 and (tmp_path / "x.png").stat().st_size > 5_000
+    assert sum("as many as" in line for line in others) == 4 and (tmp_path / "x.png").stat().st_size > 5_000
 
 
 def test_patterns_of_the_grid(load):
     vision = load("vision")
-    rows = vision.by_hand()
     row, column = np.divmod(np.arange(vision.SIDE**2), vision.SIDE)
     same = (row[:, None] % 4 == row % 4) & (column[:, None] % 4 == column % 4)
     cross = (row[:, None] == row) | (column[:, None] == column)
-    dense = rows["axial + grid 4"](0, None, None).to_dense()[0, 0]
+    dense = vision.by_hand()["axial + grid 4"](0, None, None).to_dense()[0, 0]
     assert np.array_equal(dense[1:, 1:], same | cross) and dense[0].all() and dense[:, 0].all()
-    for name, like in (("random as 7 x 7", "neighborhood 7 x 7"), ("random as axial + grid 4", "axial + grid 4")):
-        ours, theirs = (rows[x](0, None, None).nnz for x in (name, like))
-        assert ours == pytest.approx(theirs, rel=0.08)
+
+
+@given(n=st.integers(1, 80), share=st.floats(0, 1))
+def test_as_many_pairs(n, share):
+    with pytest.MonkeyPatch.context() as patch:
+        for _ in scripts.importable(patch, *OWN, folder=scripts.ROOT / "examples"):
+            found = importlib.import_module("attention").as_many(n, share)
+    assert abs(found["window"].nnz - share * n**2) <= n  # one more key on each side of all are less than 2 n pairs
+    assert abs(found["random"].nnz - share * n**2) <= 5 * n / 2 + 2  # five times the deviation of n^2 tosses
 
 
 def test_the_retrieval_script_runs(load, minilm, monkeypatch, tmp_path, capsys):
     retrieval = load("retrieval")
-    n = 64
-    for module in (retrieval, load("models.minilm")):
-        monkeypatch.setattr(module, "LONGEST", n)
+    n = retrieval.LONGEST
     minilm.weights["embeddings.position_embeddings.weight"] = np.random.default_rng(13).random((n, 12), np.float32)
     monkeypatch.setattr(retrieval, "by_hand", lambda: {"dense": lambda layer, q, k: sa.patterns.dense(n)})
     monkeypatch.setattr(retrieval, "cut", lambda _: list(np.random.default_rng(14).integers(0, 30, (12, n))))
@@ -473,7 +496,7 @@ def test_the_retrieval_script_runs(load, minilm, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("sys.argv", ["retrieval.py", "--quick", "--out", f"{tmp_path}/x.png"])
     retrieval.main()
     printed = capsys.readouterr().out
-    assert "6 passages of 64 tokens" in printed
+    assert "6 passages of 512 tokens" in printed
     dense = next(line for line in printed.splitlines() if line.startswith("dense"))
     assert dense.split()[1] == "1.000" and dense.split()[-3:] == ["1.0000", "1.0000", "1.00"]
     assert "by head, error 0.2, keys by content too" in printed and (tmp_path / "x.png").stat().st_size > 5_000

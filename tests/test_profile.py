@@ -55,6 +55,7 @@ def by_definition(p, allowed):
     held = np.cumsum(ordered, axis=-1)
     found["keys_at_mass"] = np.stack([(held < m * (1 - 1e-12)).sum(axis=-1) + 1 for m in MASSES], axis=-1)
     found["keys_at_mass"][count == 0] = 0
+    found["sparsity_at_mass"] = 1 - found["keys_at_mass"] / np.where(count, count, np.nan)[..., None]
     shares = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
     best = [np.take_along_axis(held, np.maximum(np.ceil(x * count).astype(int), 1)[..., None] - 1, axis=-1)[..., 0]
             for x in shares]
@@ -301,7 +302,7 @@ def test_the_same_bits_for_any_number_of_threads():
 
 
 def test_memory():
-    """Less than a tenth of what the weights of the sampled rows would take, and nothing like n x n."""
+    """O(n_keys): less than half of what the weights of the sampled rows would take, 1 in 70 of all."""
     n = 32_768
     q, k, v = (np.random.default_rng(i).standard_normal((1, 1, n, 16), dtype=np.float32) for i in range(3))
     window = patterns.sliding_window(n, left=100)

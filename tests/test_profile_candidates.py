@@ -1,10 +1,13 @@
 """What candidates capture and lose, against dense weights with the pattern's pairs; profiles side by side and in files.
 """
 
+import sys
+
 import numpy as np
 import planted
 import pytest
 from families import TABLE
+from test_content_prefill import best_blocks
 from test_goldens import load
 from test_profile import inputs, softmax
 
@@ -63,6 +66,36 @@ def test_every_measure():
     assert [c.name for c in profile.candidates] == ["near", "all"]
 
 
+def test_efficiency():
+    q, k, v = inputs((1, 2, 128, 16), 2, 128)
+    first = sa.Pattern.from_ranges(np.zeros(128, int), np.full(128, 16), 128)
+    candidates = {"best": patterns.top_k(q, k, n_selected=16), "first": first, "dense": patterns.dense(128),
+                  "more": sa.Pattern.from_ranges(np.zeros(128, int), np.full(128, 24), 128)}
+    profile = sa.profile(q, k, v, candidates=candidates)
+    oracle = profile.rows.oracle_recall
+    eighth, quarter = (oracle[..., profile.shares.index(x)] for x in (1 / 8, 1 / 4))
+    np.testing.assert_allclose(profile.efficiency[[0, 2]], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(profile.efficiency[1], (profile.rows.recall[1] / eighth).mean(axis=-1), rtol=1e-9)
+    between = profile.rows.recall[3] / (eighth + quarter) * 2  # 24 of 128 keys lie in the middle
+    np.testing.assert_allclose(profile.efficiency[3], between.mean(axis=-1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_progress(plain, capsys, monkeypatch):
+    if plain:
+        monkeypatch.setitem(sys.modules, "rich.progress", None)
+    else:
+        pytest.importorskip("rich")
+        monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes what is no terminal for one
+    q, k, _ = inputs((1, 2, 30, 8), 2, 30)
+    sa.profile(q, k, candidates=[patterns.dense(30)], progress=True)
+    shown = capsys.readouterr()
+    assert ("rows" if plain else "100%") in shown.err and not shown.out
+    sa.profile(q, k, candidates=[], progress=False)
+    sa.profile(q, k, candidates=[])
+    assert capsys.readouterr().err == ""
+
+
 def test_candidates_and_padding():
     q, k, v = inputs()
     valid = np.ones((2, 150), bool)
@@ -82,13 +115,22 @@ def test_candidates_and_padding():
 
 
 def test_published_search():
-    """Recalls of MInference's candidates that a pattern states: sinks with a window, on queries from 2,500 on."""
+    """Recalls of the six candidates of MInference's search, on queries from 2,500 on."""
     z, params = load("minference_search")
-    assert params["candidates"][0] == ["stream_llm", 100, 800]
-    q, k = z["q"], z["k"]
-    sinks = patterns.attention_sinks(4096, n_sinks=100, recent=800)
-    profile = sa.profile(q, k, causal=True, scale=params["scale"], rows=np.arange(2500, 4096), candidates=[sinks])
-    assert profile.recall.item() == pytest.approx(z["recall"][0], abs=1e-5)
+    q, k, n = z["q"], z["k"], z["q"].shape[2]
+    kinds = {
+        "stream_llm": lambda sinks, reach: patterns.sliding_window(n, left=reach)
+            | sa.Pattern.from_ranges(np.zeros(n, int), np.full(n, sinks), n),
+        "vertical_and_slash": lambda columns, slashes: patterns.vertical_slash(
+            q, k, n_vertical=columns, n_slash=slashes, last_q=params["last_q"],
+            n_recent=params["local_diagonals"], n_first=params["sink_columns"]),
+        "block_sparse": lambda share, _: best_blocks(q, k, params["block"], share),
+    }
+    candidates = [kinds[kind](a, b) for kind, a, b in params["candidates"]]
+    profile = sa.profile(q, k, causal=True, scale=params["scale"], rows=np.arange(2500, n), candidates=candidates)
+    np.testing.assert_allclose(profile.recall[:, 0, 0], z["recall"], atol=1e-6)
+    best = profile.recall[:, 0, 0].argmax()
+    assert params["candidates"][best] == params["best"]
 
 
 def test_heads_apart_and_together_are_judged_alike():
@@ -167,6 +209,8 @@ def test_combined():
     assert mean.rows.recall.shape == (1, 1, 3, mean.row_positions.size)
     assert mean.parts == (a, b) and sa.Profile.combine([mean, a]).parts == (a, b, a) and a.parts == (a,)
     np.testing.assert_allclose(mean.column_mean, (a.column_mean + b.column_mean) / 2)
+    np.testing.assert_allclose(mean.distance_curve, (a.distance_curve + b.distance_curve) / 2)
+    np.testing.assert_allclose(mean.column_profile[..., 1:], (a.column_profile + b.column_profile)[..., 1:] / 2)
     assert "2 inputs, worst" in str(worst)
 
 
@@ -176,7 +220,9 @@ def test_combining_other_lengths():
         return sa.profile(q, k, v, causal=True, candidates=[Candidate("window 16", "window", {"size": 16})])
 
     both = sa.Profile.combine([one(100), one(160)])
-    assert both.recall.shape == (1, 1, 2) and both.column_mean is None
+    assert both.recall.shape == (1, 1, 2) and both.kinds == [(), ()] and str(both)
+    with pytest.raises(ValueError, match="inputs of different lengths, which have no keys or offsets in common"):
+        both.column_profile  # noqa: B018
 
 
 def test_refused_combinations():
@@ -235,3 +281,23 @@ def test_words():
     assert lines[1].split()[:2] == ["head", "entropy"] and lines[2].split()[1] == f"{profile.entropy[0, 0]:.2f}"
     with pytest.raises(AttributeError, match="a profile has no 'entropie'"):
         profile.entropie  # noqa: B018
+
+
+def test_heads_of_a_trained_model():
+    """The demo's model copies by two heads of its third layer and two of its last: found on random bytes read twice."""
+    from sparseattn.demo.model import ByteLM
+
+    half = np.random.default_rng(0).integers(32, 127, 500, dtype=np.uint8)
+    tokens = np.concatenate([np.zeros(1, np.uint8), half, half])
+    targets = np.full(tokens.size, -1)
+    targets[501:-1] = np.arange(2, 501)  # the byte after the earlier one
+    kinds = []
+
+    def attention(layer, q, k, v):
+        found = sa.profile(q, k, causal=True, candidates=[], targets=targets, rows=400)
+        kinds.extend((f"{layer}.{head}", name) for head, names in enumerate(found.kinds) for name in names)
+        return sa.attend(q, k, v, patterns.causal(tokens.size))
+
+    ByteLM()(tokens, attention)
+    assert {head for head, kind in kinds if kind == "retrieval"} == {"2.2", "2.3", "5.2", "5.5"}
+    assert {("0.1", "previous token"), ("4.3", "previous token"), ("4.4", "local")} <= set(kinds)

@@ -1,33 +1,26 @@
-"""The patterns that the demo compares: by position, and by content (blocks of keys chosen for each query)."""
+"""The patterns that the demo offers each head, and those it compares with."""
 
 from __future__ import annotations
 
-import numpy as np
-
 import sparseattn as sa
+from sparseattn.profiling.candidates import Candidate
 
-CHUNK = 1024  # queries scored at once; small products would wait for BLAS threads on a busy machine
-
-
-def by_position(n_tokens, n_heads):
-    """Name -> Pattern, dense causal first."""
-    causal = sa.patterns.causal(n_tokens)
-    bigbird = sa.patterns.bigbird(n_tokens, block_size=64, n_random=6, n_global=1, n_heads=n_heads)
-    return {
-        "dense causal": causal,
-        "window 128": window(n_tokens, 128),
-        "window 1024": window(n_tokens, 1024),
-        "window 256 + first 4": window(n_tokens, 256) | first(n_tokens, 4),
-        "strided 64": sa.patterns.strided(n_tokens, stride=64),
-        "bigbird, blocks of 64": bigbird & causal,
-    }
+NEAR = 64  # keys of the window that samples and pages come with
+BLOCK = (64, 16)  # queries and keys of a random block
 
 
-def by_content():
-    """Name -> function of (q, k) that returns a Pattern."""
-    return {
-        "window 64 + first 4 + 32 blocks of 8": lambda q, k: near_and_chosen(q, k, block_size=8, n_blocks=32),
-    }
+def candidates(n_tokens):
+    """What a head may get. A demo has no time for the fifty that `sa.profile` tries by itself."""
+    plain = [16, 32, 64, 128, 256, 512, 1024, 2048]
+    windows = [Candidate(f"window {size}", "window", {"size": size}) for size in plain if size < n_tokens]
+    sinks = [Candidate(f"window {size} + first 4", "window", {"size": size, "first": 4})
+             for size in (64, 256, 1024) if size < n_tokens]
+    samples = [Candidate(f"{words} {step} + window {NEAR}", family, {"stride": step, "size": NEAR})
+               for family, words in (("strided", "stride"), ("even", "one key in")) for step in (4, 16)
+               if NEAR < n_tokens]
+    pages = [Candidate(f"{count} pages of {page} + window {NEAR}", "pages", {"page": page, "n": count, "size": NEAR})
+             for page, count in ((4, 16), (4, 64), (16, 32)) if page * count + NEAR < n_tokens]
+    return windows + sinks + samples + pages
 
 
 def window(n_tokens, size):
@@ -35,46 +28,55 @@ def window(n_tokens, size):
     return sa.patterns.sliding_window(n_tokens, left=size - 1)
 
 
-def first(n_tokens, count):
-    """The first `count` keys, as far as they lie behind."""
-    return sa.patterns.global_tokens(n_tokens, range(min(count, n_tokens))) & sa.patterns.causal(n_tokens)
+def window_of(n_tokens, share):
+    """The window that holds at least this share of the causal pairs, and its size."""
+    size = next(size for size in range(1, n_tokens + 1)
+                if size * n_tokens - size * (size - 1) // 2 >= share * triangle(n_tokens))
+    return window(n_tokens, size), size
 
 
-def near_and_chosen(q, k, *, block_size, n_blocks, size=64, n_first=4):
-    """A window, the first keys and, for each query and head, the best `n_blocks` blocks that begin before it."""
-    n_tokens = k.shape[1]
-    layout = choose_blocks(q, k, block_size=block_size, n_blocks=n_blocks, behind=size)
-    chosen = sa.Pattern.from_blocks(layout, block_size=(1, block_size), shape=(n_tokens, n_tokens))
-    return window(n_tokens, size) | first(n_tokens, n_first) | chosen
+def random_of(n_tokens, share):
+    """About this share of the causal pairs: a window of 64 keys, and blocks drawn at random."""
+    near, causal = window(n_tokens, min(NEAR, n_tokens)), sa.patterns.causal(n_tokens)
+    own = near.nnz / causal.nnz
+    per_row = round(max(share - own, 0) / max(1 - own, 1e-9) * n_tokens / BLOCK[1])
+    drawn = sa.patterns.random_blocks(n_tokens, per_row=per_row, block_size=BLOCK)
+    return near | (drawn & causal)
 
 
-def choose_blocks(q, k, *, block_size, n_blocks, behind):
-    """Bool (n_heads, n_queries, n_key_blocks): the blocks that could hold the largest product with the query.
+def triangle(n_tokens):
+    """Pairs of causal attention."""
+    return n_tokens * (n_tokens + 1) // 2
 
-    A block counts by the bound of Quest [1]_: the largest product with q that any key inside the box around the block's
-    keys could have. Only blocks that begin at least `behind` keys before the query take part. Queries are scored in
-    chunks, so that scores of all queries are never held at once.
 
-    References
-    ----------
-    .. [1] Tang et al., Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference, arXiv:2406.10774.
-    """
-    n_heads, n_queries, _ = q.shape
-    starts = np.arange(0, k.shape[1], block_size)
-    boxes = np.concatenate((np.maximum.reduceat(k, starts, axis=1), np.minimum.reduceat(k, starts, axis=1)), axis=-1)
-    layout = np.zeros((n_heads, n_queries, len(starts)), bool)
-    for begin in range(behind, n_queries, CHUNK):
-        q_pos = np.arange(begin, min(begin + CHUNK, n_queries))
-        eligible = starts[: (q_pos[-1] - behind) // block_size + 1] <= q_pos[:, None] - behind
-        part = q[:, q_pos]
-        signed = np.concatenate((np.maximum(part, 0), np.minimum(part, 0)), axis=-1)
-        score = signed @ boxes[:, : eligible.shape[1]].transpose(0, 2, 1)
-        np.copyto(score, -np.inf, where=~eligible)
-        kept = layout[:, begin : begin + len(q_pos), : eligible.shape[1]]
-        if eligible.shape[1] > n_blocks:
-            best = np.argpartition(score, -n_blocks, axis=-1)[..., -n_blocks:]
-            np.put_along_axis(kept, best, True, axis=-1)
-            kept &= eligible
-        else:
-            kept[:] = eligible
-    return layout
+class Fixed:
+    """One pattern in every layer."""
+
+    by_content = False
+
+    def __init__(self, pattern):
+        self.pattern = pattern
+
+    def __call__(self, layer, q, k):
+        return self.pattern(q.shape[1])
+
+
+class Recommended:
+    """In every layer what was recommended for its heads; built once for a length where no head looks at q and k."""
+
+    def __init__(self, recs):
+        self.recs, self.built = recs, {}
+        self.by_content = any(head.candidate.dynamic for rec in recs for head in rec.heads)
+
+    def __call__(self, layer, q, k):
+        if self.by_content:
+            return self.recs[layer].build(q, k)
+        place = layer, q.shape[1]
+        if place not in self.built:
+            self.built[place] = self.recs[layer].build(q, k)
+        return self.built[place]
+
+    @property
+    def density(self):
+        """Share of the pairs, the mean over layers."""
+        return sum(rec.density for rec in self.recs) / len(self.recs)

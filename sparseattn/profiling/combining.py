@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sparseattn.profiling.costs import Cost
-from sparseattn.profiling.record import OF_CANDIDATES, Profile, Rows
+from sparseattn.profiling.quantities import OF_CANDIDATES, Rows
 
-LEAST_IS_WORST = {"max_weight", "sink_mass", "oracle_recall", "recall", "recall_without_sink", "cosine"}
+LEAST_IS_WORST = {"max_weight", "sink_mass", "oracle_recall", "sparsity_at_mass", "recall", "recall_without_sink",
+                  "cosine"}
 HOW = ("mean", "worst")
 SUMS = ("column_mean", "column_rows", "offset_mean", "offset_rows")  # along tokens
 
@@ -37,6 +38,8 @@ def over_inputs(found, how, least_is_worst=False):
 
 def combine(profiles, how):
     """See `Profile.combine`."""
+    from sparseattn.profiling.record import Profile
+
     if how not in HOW:
         raise ValueError(f'how is {how!r}; expected "mean" or "worst"')
     if not profiles:

@@ -13,7 +13,7 @@ from sparseattn import patterns
 from sparseattn.attention import attend
 from sparseattn.pattern import Pattern
 from sparseattn.profiling import costs, families
-from sparseattn.profiling.rows import readable
+from sparseattn.profiling.rows import Asked, readable
 from sparseattn.selection.sharing import for_each
 from sparseattn.xp import device_of, namespace, on_cpu
 
@@ -28,7 +28,7 @@ class Inputs:
     q: np.ndarray
     k: np.ndarray
     v: np.ndarray | None
-    asked: object
+    asked: Asked
     lse: np.ndarray
     dense: np.ndarray | None
 
@@ -76,6 +76,8 @@ def judge(candidate, inputs: Inputs) -> Judged:
     mass, kept = np.zeros((2, *shape)), np.zeros(shape, np.int64)
     out = None if inputs.dense is None else np.zeros(inputs.dense.shape)
     found = []
+    if candidate.family == "dense":
+        return _dense(candidate, inputs)
     for number, heads in enumerate(groups):
         own_q = q[:, heads[0] : heads[-1] + 1]
         own_k, own_v = (x if x is None or not apart else x[:, number : number + 1] for x in (k, inputs.v))
@@ -91,6 +93,25 @@ def judge(candidate, inputs: Inputs) -> Judged:
     if out is not None:
         out /= np.where(mass[0] > 0, mass[0], 1.0)[..., None]
     return compared(mass, kept, out, inputs, cost)
+
+
+def _dense(candidate, inputs):
+    """Dense attention stands in for itself."""
+    asked = inputs.asked
+    kept = np.broadcast_to(np.stack([asked.n_open(b) for b in range(len(inputs.lse))])[:, None], inputs.lse.shape)
+    first = np.exp(first_scores(inputs.q, inputs.k, asked) - inputs.lse)
+    cost = costs.of(candidate.build(inputs.q, inputs.k, asked.causal), candidate, inputs.q, inputs.k, inputs.v)
+    out = None if inputs.dense is None else inputs.dense.astype(float)
+    return compared(np.stack([np.ones(inputs.lse.shape), first]), kept, out, inputs, cost)
+
+
+def first_scores(q, k, asked):
+    """Scores of the rows with key 0, (batch, n_heads, n_rows), -inf where that is padding."""
+    xp, group = namespace(q), q.shape[1] // k.shape[1]
+    first = k[:, xp.arange(q.shape[1]) // group, 0].astype(np.float64)
+    rows = q[:, :, xp.asarray(asked.rows)].astype(np.float64)
+    scores = asked.scale * on_cpu((rows * first[:, :, None]).sum(axis=3))
+    return np.where(asked.is_open[:, :1, None], scores, -np.inf)
 
 
 def check(name, pattern, q, k):

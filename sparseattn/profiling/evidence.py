@@ -136,7 +136,8 @@ def _share(profile, cost):
 def _oracle(profile):
     """Pairs that the keys of most mass need for the mean recall of each candidate, (n_candidates, n_heads): between the
     profile's masses along the logarithm of what is left, and never more than the candidate has."""
-    keys = np.nanmean(np.asarray(profile.rows.keys_at_mass, float), axis=(0, 2))  # (n_heads, masses)
+    keys = np.asarray(profile.rows.keys_at_mass, float)
+    keys = np.nanmean(np.where(keys > 0, keys, np.nan), axis=(0, 2))  # (n_heads, masses); rows without a key have 0
     left = np.concatenate([[1.0], 1 - np.asarray(profile.masses), [LEFT]])
     allowed = float(np.mean(profile.dense_cost.kept)) / profile.shape[0]
     lost = np.clip(1 - _recall(profile, np.mean), LEFT, 1.0)

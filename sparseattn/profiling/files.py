@@ -8,7 +8,7 @@ import numpy as np
 
 from sparseattn.profiling.candidates import Candidate
 from sparseattn.profiling.costs import Cost
-from sparseattn.profiling.record import Profile, Rows
+from sparseattn.profiling.quantities import Rows
 
 FORMAT = "sparseattn profile 1"
 WORDS = ("shape", "n_kv_heads", "causal", "scale", "masses", "quantiles", "shares", "block_sizes", "names", "grid")
@@ -41,6 +41,8 @@ def _arrays(profile):
 
 def load(path):
     """Read a profile."""
+    from sparseattn.profiling.record import Profile
+
     with np.load(path, allow_pickle=False) as file:
         words = json.loads(str(file["words"])) if "words" in file.files else {}
         if words.get("format") != FORMAT:
@@ -54,6 +56,8 @@ def load(path):
 
 def _read(words, arrays):
     """One profile from its words and arrays."""
+    from sparseattn.profiling.record import Profile
+
     candidates = tuple(Candidate(c["name"], c["family"], c["options"]) for c in words.pop("candidates"))
     words = {name: tuple(x) if isinstance(x, list) else x for name, x in words.items()}
     rows = Rows(**{name: arrays.get(f"rows.{name}") for name in Rows.__dataclass_fields__})

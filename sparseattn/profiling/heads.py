@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+KINDS = ("positional", "previous token", "next token", "sink", "broad", "local", "retrieval", "induction")
 POSITIONAL = 0.9  # share of rows whose largest weight is at one offset
 NEIGHBOUR = 0.5  # mean weight of the previous or the next token
 SINK = 0.3  # mean weight of the first key

@@ -13,7 +13,7 @@ import numpy as np
 from sparseattn import patterns
 from sparseattn.attention import attend
 from sparseattn.profiling import costs
-from sparseattn.profiling.evaluate import Judged, check, compared, walk_head
+from sparseattn.profiling.evaluate import Judged, check, compared, first_scores, walk_head
 from sparseattn.profiling.rows import Measured, Tiles
 from sparseattn.xp import device_of, namespace, on_cpu, on_its_device
 
@@ -134,7 +134,7 @@ def judge(candidate, inputs) -> Judged:
         where = (b if pattern.batch > 1 else 0, h * pattern.n_heads // q.shape[1])
         walk_head(_nobody(inputs), pattern, where, b, h, mass[:, b, h], kept[b, h], None)
     mass[0] = np.exp(lse - inputs.lse)
-    mass[1] *= np.exp(_first_score(q, k, asked) - inputs.lse)
+    mass[1] *= np.exp(first_scores(q, k, asked) - inputs.lse)
     return compared(mass, kept, None if v is None else out, inputs, cost)
 
 
@@ -150,12 +150,3 @@ def _nobody(inputs):
     empty = functools.partial(np.zeros, dtype=np.float64)
     q, k = (empty((*x.shape[:3], 1)) for x in (inputs.q, inputs.k))
     return type(inputs)(q, k, None, inputs.asked, np.zeros(inputs.lse.shape), None)
-
-
-def _first_score(q, k, asked):
-    """Scores of the rows with key 0, (batch, n_heads, n_rows)."""
-    group = q.shape[1] // k.shape[1]
-    xp = namespace(q)
-    first = k[:, xp.arange(q.shape[1]) // group, 0].astype(np.float64)
-    rows = q[:, :, xp.asarray(asked.rows)].astype(np.float64)
-    return np.where(asked.is_open[:, :1, None], asked.scale * on_cpu((rows * first[:, :, None]).sum(axis=3)), -np.inf)

@@ -12,7 +12,8 @@ from sparseattn.profiling import arguments, costs, evaluate, on_device
 from sparseattn.profiling import rows as rows_pass
 from sparseattn.profiling.candidates import as_candidates, defaults
 from sparseattn.profiling.progress import Progress
-from sparseattn.profiling.record import Profile, Rows
+from sparseattn.profiling.quantities import Rows
+from sparseattn.profiling.record import Profile
 from sparseattn.profiling.sampling import rows_of
 from sparseattn.profiling.variability import variability
 from sparseattn.xp import library
@@ -79,9 +80,9 @@ def profile(q, k, v=None, *, causal=False, scale=None, rows=None, masses=(0.5, 0
     again in float64, and everything after the scores is float64. Results are NumPy arrays; the same call gives the same
     bits for any number of threads of this library.
 
-    O(rows * n_keys * head_dim) time for a head, about twice to three times dense attention over these rows, and
-    O(n_keys) memory, plus ``(rows * n_keys) / 16**2`` for blocks; a candidate takes O(its pairs in the rows * head_dim)
-    and what building it takes.
+    O(rows * n_keys * head_dim) time for a head, about three times (head_dim 128) to five times (64) dense attention
+    over these rows, and O(n_keys) memory beside ``rows * n_keys / gcd(block_sizes)**2``; a candidate takes O(its pairs
+    in the rows * head_dim), and what building it for all queries takes. Several batch items are compared pair by pair.
 
     See `Profile` for all that is measured. Mass is a safe bound and a bad price: wide attention is an average that an
     even sample of the keys estimates well while it captures little. Look at `output_error` as well.
@@ -147,10 +148,12 @@ def _rows(measured, asked) -> Rows:
         normalized = np.where(allowed == 1, 0.0, entropy / np.log(allowed))
     aimed = asked.targets >= 0
     hit = np.where(aimed & (allowed > 0), best + asked.places == asked.targets, np.nan)
+    needed = measured.keys / np.where(allowed > 0, allowed, np.nan)[..., None]
     return Rows(
         lse=lse, allowed=allowed, entropy=entropy, normalized_entropy=normalized, effective_keys=np.exp(entropy),
         collision_keys=1 / collision, max_weight=largest, best_offset=best, distance=distance, offset=offset,
-        distance_quantiles=measured.distances, keys_at_mass=measured.keys, oracle_recall=measured.held, sink_mass=sink,
+        distance_quantiles=measured.distances, keys_at_mass=measured.keys,
+        sparsity_at_mass=1 - needed, oracle_recall=measured.held, sink_mass=sink,
         target_weight=target if aimed.any() else None, target_hit=hit if aimed.any() else None,
         axis_distance=measured.axes if asked.coordinates.shape[0] else None,
     )
@@ -159,13 +162,20 @@ def _rows(measured, asked) -> Rows:
 def _possible(asked, n_queries):
     """How many rows may attend each key (batch, n_keys), and how many have a key at each offset (batch, n_offsets)."""
     batch, n_keys = asked.is_open.shape
-    columns = np.zeros((batch, n_keys), np.int64)
-    offsets = np.zeros((batch, n_keys if asked.causal else n_keys + n_queries - 1), np.int64)
-    for b in range(batch):
-        for place, stop in zip(asked.places.tolist(), asked.stops(b).tolist()):
-            columns[b, :stop] += asked.is_open[b, :stop]
-            offsets[b, n_keys - 1 - place :][:stop] += asked.is_open[b, :stop]
+    n_offsets = n_keys if asked.causal else n_keys + n_queries - 1
+    columns, offsets = np.zeros((batch, n_keys), np.int64), np.zeros((batch, n_offsets), np.int64)
+    for b, (is_open, first) in enumerate(zip(asked.is_open, [n_keys - 1 - asked.places] * batch)):
+        stops = asked.stops(b)
+        columns[b] = _covered(np.zeros_like(stops), stops, n_keys) * is_open
+        offsets[b] = _covered(first, first + stops, n_offsets)
+        for key in np.flatnonzero(~is_open):
+            offsets[b] -= np.bincount((first + key)[stops > key], minlength=n_offsets)
     return columns, offsets
+
+
+def _covered(starts, stops, n):
+    """How many of some intervals hold each of n numbers."""
+    return np.cumsum(np.bincount(starts, minlength=n + 1) - np.bincount(stops, minlength=n + 1))[:n]
 
 
 def _with_candidates(found, candidates, asked, bar) -> Profile:

@@ -2,100 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sparseattn.profiling import heads, shapes
+from sparseattn.profiling import combining, files, heads, picture, shapes, table
 from sparseattn.profiling.costs import Cost
-
-LEAST_IS_WORST = {"max_weight", "sink_mass", "oracle_recall", "recall", "recall_without_sink", "cosine"}
-OF_CANDIDATES = {"recall", "recall_without_sink", "kept", "row_error", "cosine"}  # candidates are the first axis
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Every sampled query, as arrays (batch, n_heads, n_rows, ...); NaN (whole numbers: 0) where it has no key.
-
-    Attributes
-    ----------
-    lse : array
-        Natural logarithm of the sum of exponentials of the scores.
-    allowed : array
-        How many keys the query may attend.
-    entropy, normalized_entropy : array
-        ``-sum p log p``, natural logarithm; over the logarithm of `allowed`, 0 where that is 1.
-    effective_keys, collision_keys : array
-        ``exp(entropy)``, and ``1 / sum p**2``: as many equal weights would be as spread out.
-    max_weight, best_offset : array
-        The largest weight, and its key less the key that the query sits at.
-    distance, offset : array
-        Mean distance between query and key, and the signed mean of key less query, in tokens.
-    distance_quantiles : array, last axis: quantiles
-        The least distance within which that much of the mass lies.
-    keys_at_mass : array of int, last axis: masses
-        The fewest keys that hold that much of the mass.
-    oracle_recall : array, last axis: shares
-        The most mass that a share of the allowed keys (rounded up) can hold.
-    sink_mass : array
-        Weight of the first key.
-    target_weight, target_hit : array or None
-        Weight of the query's target, and whether it is the largest; NaN for queries without one.
-    axis_distance : array or None, last axis: axes, then through space
-        Mean distance on the grid, among its tokens.
-    recall, recall_without_sink : array or None, candidates in front
-        Mass that a candidate captures; the same share of what is not on the first key.
-    kept : array or None, candidates in front
-        Keys of the query in the candidate.
-    row_error, cosine : array or None, candidates in front
-        ``|o_sparse - o_dense| / |o_dense|``, and the cosine of the angle between both.
-    """
-
-    lse: np.ndarray
-    allowed: np.ndarray
-    entropy: np.ndarray
-    normalized_entropy: np.ndarray
-    effective_keys: np.ndarray
-    collision_keys: np.ndarray
-    max_weight: np.ndarray
-    best_offset: np.ndarray
-    distance: np.ndarray
-    offset: np.ndarray
-    distance_quantiles: np.ndarray
-    keys_at_mass: np.ndarray
-    oracle_recall: np.ndarray
-    sink_mass: np.ndarray
-    target_weight: np.ndarray | None = None
-    target_hit: np.ndarray | None = None
-    axis_distance: np.ndarray | None = None
-    recall: np.ndarray | None = None
-    recall_without_sink: np.ndarray | None = None
-    kept: np.ndarray | None = None
-    row_error: np.ndarray | None = None
-    cosine: np.ndarray | None = None
-
-    def mean(self, name: str) -> np.ndarray | None:
-        """The mean of a quantity over the rows that have keys, and that have it, in float64.
-
-        Parameters
-        ----------
-        name : str
-            One of the attributes.
-
-        Returns
-        -------
-        array or None
-            NaN where no row has keys.
-        """
-        x = getattr(self, name)
-        if x is None:
-            return None
-        axis = 3 if name in OF_CANDIDATES else 2
-        allowed = self.allowed.reshape((1,) * (axis - 2) + self.allowed.shape + (1,) * (x.ndim - axis - 1))
-        there = (allowed > 0) & ~np.isnan(x)
-        count = there.sum(axis=axis)
-        return np.where(there, x, 0).sum(axis=axis, dtype=float) / np.where(count, count, np.nan)
+from sparseattn.profiling.quantities import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,28 +119,58 @@ class Profile:
     @property
     def offsets(self) -> np.ndarray:
         """Key less query of each entry of the offset profile, int64 (n_offsets,)."""
-        return np.arange(self.offset_mean.shape[-1]) - (self.shape[1] - 1)
+        return np.arange(self.along("offset_mean").shape[-1]) - (self.shape[1] - 1)
 
     @property
     def column_profile(self) -> np.ndarray:
         """Mean weight of each key over the rows that may attend it, NaN where none may, (batch, n_heads, n_keys)."""
-        return self._where_possible(self.column_mean, self.column_rows)
+        return self._where_possible("column")
 
     @property
     def offset_profile(self) -> np.ndarray:
         """Mean weight at each of `offsets` over the rows that have such a key, (batch, n_heads, n_offsets)."""
-        return self._where_possible(self.offset_mean, self.offset_rows)
+        return self._where_possible("offset")
 
-    def _where_possible(self, mean, possible):
-        n_rows = (self.rows.allowed[:, :1] > 0).sum(axis=2)[..., None]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(possible[:, None] > 0, mean * n_rows / possible[:, None], np.nan)
+    def _where_possible(self, which):
+        """A mean over rows as one over those where it may be more than 0; of several inputs the mean of these."""
+        self.along(f"{which}_mean")
+        total, n = 0.0, 0
+        for part in self.parts:
+            mean, possible = part.along(f"{which}_mean"), part.along(f"{which}_rows")[:, None]
+            n_rows = (part.rows.allowed[:, :1] > 0).sum(axis=2)[..., None]
+            total = total + np.where(possible > 0, mean * n_rows / np.maximum(possible, 1), 0.0)
+            n = n + (possible > 0)
+        return np.where(n > 0, total / np.maximum(n, 1), np.nan)
+
+    def along(self, name: str) -> np.ndarray:
+        """A quantity along tokens, which inputs of different lengths do not share.
+
+        Parameters
+        ----------
+        name : str
+            An attribute, as "column_mean" or "offset_rows".
+
+        Returns
+        -------
+        array
+
+        Raises
+        ------
+        ValueError
+            The profile is combined from inputs of different lengths.
+        """
+        found = getattr(self, name)
+        if found is None or len({part.shape for part in self.parts}) > 1:
+            raise ValueError("the profile is combined from inputs of different lengths, which have no keys or offsets "
+                             "in common; look at its parts")
+        return found
 
     @property
     def distance_mass(self) -> np.ndarray:
         """Mass at each distance, the mean over rows, (batch, n_heads, n_distances)."""
         zero = self.shape[1] - 1
-        before, behind = self.offset_mean[..., zero::-1], self.offset_mean[..., zero + 1 :]
+        mean = self.along("offset_mean")
+        before, behind = mean[..., zero::-1], mean[..., zero + 1 :]
         mass = np.zeros((*before.shape[:-1], max(before.shape[-1], behind.shape[-1] + 1)))
         mass[..., : before.shape[-1]] += before
         mass[..., 1 : behind.shape[-1] + 1] += behind
@@ -238,12 +182,6 @@ class Profile:
         return np.cumsum(self.distance_mass, axis=-1)
 
     @property
-    def sparsity_at_mass(self) -> np.ndarray:
-        """Share of the allowed keys that the masses do not need, the mean over rows, (batch, n_heads, masses)."""
-        share = self.rows.keys_at_mass / np.maximum(self.rows.allowed, 1)[..., None]
-        return 1 - replace(self.rows, keys_at_mass=share).mean("keys_at_mass")
-
-    @property
     def globalness(self) -> np.ndarray:
         """Mean entropy, (batch, n_heads)."""
         return self.entropy
@@ -251,7 +189,7 @@ class Profile:
     @property
     def verticality(self) -> np.ndarray:
         """Entropy of the mean row, negative: high where few keys take the mass, (batch, n_heads)."""
-        return shapes.verticality(self.column_mean)
+        return shapes.verticality(self.along("column_mean"))
 
     @property
     def diagonality(self) -> np.ndarray:
@@ -261,18 +199,32 @@ class Profile:
     @property
     def column_share(self) -> np.ndarray:
         """Share of the mass on the best tenth of the keys, (batch, n_heads)."""
-        return shapes.best_tenth(self.column_mean, self.column_rows)
+        return shapes.best_tenth(self.along("column_mean"), self.column_rows)
 
     @property
     def diagonal_share(self) -> np.ndarray:
         """Share of the mass on the best tenth of the offsets, (batch, n_heads)."""
-        return shapes.best_tenth(self.offset_mean, self.offset_rows)
+        return shapes.best_tenth(self.along("offset_mean"), self.offset_rows)
 
     @property
     def largest_row_error(self) -> np.ndarray | None:
         """The largest error of a row's output over its norm, (n_candidates, batch, n_heads)."""
         error = self.rows.row_error
         return None if error is None else np.fmax.reduce(error, axis=-1)
+
+    @property
+    def efficiency(self) -> np.ndarray | None:
+        """Recall over the most that as many keys can hold, the mean over rows, (n_candidates, batch, n_heads).
+
+        That most is known for `shares` of the keys; between them it is taken from the straight line, which lies a
+        little below: the efficiency is at most this.
+        """
+        if self.rows.recall is None:
+            return None
+        oracle = shapes.between(self.rows.kept / np.maximum(self.rows.allowed, 1), self.shares, self.rows.oracle_recall)
+        there = (self.rows.allowed > 0) & (oracle > 0)
+        ratio = np.where(there, self.rows.recall / np.where(there, oracle, 1), 0.0)
+        return ratio.sum(axis=-1) / np.maximum(there.sum(axis=-1), 1)
 
     @property
     def recall_low(self) -> np.ndarray | None:
@@ -316,7 +268,7 @@ class Profile:
         induction        mean weight of the target above 0.3 (ours; the score is that of [5]_)
         ================ ===============================================================================
 
-        Rows with fewer than two allowed keys do not count.
+        Rows with fewer than two allowed keys do not count. Of a combined profile: what the head is in any of its parts.
 
         References
         ----------
@@ -326,7 +278,8 @@ class Profile:
         .. [4] Wu et al., arXiv:2404.15574.
         .. [5] Olsson et al., arXiv:2209.11895.
         """
-        return heads.kinds_of(self, head)
+        found = {name for part in self.parts for name in heads.kinds_of(part, head)}
+        return tuple(name for name in heads.KINDS if name in found)
 
     @staticmethod
     def combine(profiles, how: str = "mean") -> Profile:
@@ -410,6 +363,3 @@ class Profile:
 
     def __str__(self):
         return table.of(self)
-
-
-from sparseattn.profiling import combining, files, picture, table  # noqa: E402  (they make profiles in turn)

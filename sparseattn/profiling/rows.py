@@ -13,8 +13,9 @@ from sparseattn.profiling.shapes import best_share
 from sparseattn.selection.sharing import for_each
 from sparseattn.xp import compute_dtype
 
-BLOCK = 256  # rows of scores at a time: what a matrix product wants
-ITEM = 32  # rows of a work item; what it adds up over rows is added in order of items
+SCORES = 1 << 23  # that a matrix product gives at a time, of at most MOST rows
+MOST = 512
+ITEMS = 16  # work items of such a block of rows; what each adds up over its rows is added in their order
 LEAST = 2.0**-20  # of scales that stay factors
 NEAR = 1 << 17  # scores that are worked on at a time: what caches hold
 
@@ -74,13 +75,17 @@ class Measured:
     def empty(batch, n_heads, asked: Asked, n_queries) -> Measured:
         """Arrays to be filled."""
         lead, n_keys = (batch, n_heads), asked.is_open.shape[1]
-        n_axes = asked.coordinates.shape[0]
-        per_row = [(9, float), (asked.masses.size, np.int64), (asked.quantiles.size, float), (asked.shares.size, float),
-                   (n_axes + 1 if n_axes else 0, float)]
-        rows = [np.zeros((*lead, asked.rows.size, n), dtype) for n, dtype in per_row]
-        n_offsets = n_keys if asked.causal else n_keys + n_queries - 1
-        return Measured(*rows, np.zeros((*lead, n_keys)), np.zeros((*lead, n_offsets)),
-                        np.zeros((*lead, len(asked.block_sizes))))
+        n_axes, n_offsets = asked.coordinates.shape[0], n_keys if asked.causal else n_keys + n_queries - 1
+
+        def of_rows(n, dtype=float):
+            return np.zeros((*lead, asked.rows.size, n), dtype)
+
+        return Measured(
+            stats=of_rows(9), keys=of_rows(asked.masses.size, np.int64), distances=of_rows(asked.quantiles.size),
+            held=of_rows(asked.shares.size), axes=of_rows(n_axes + 1 if n_axes else 0),
+            columns=np.zeros((*lead, n_keys)), offsets=np.zeros((*lead, n_offsets)),
+            block_shares=np.zeros((*lead, len(asked.block_sizes))),
+        )
 
 
 def measure(q, k, asked: Asked, advance) -> Measured:
@@ -108,9 +113,10 @@ def _measure_head(found, b, h, q, k, asked):
     stops, base = asked.stops(b), math.gcd(*asked.block_sizes)
     q, scale = _signed(q, asked.scale)
     tiles = Tiles(asked.rows, base, k.shape[0])
-    scores, work = np.empty(BLOCK * k.shape[0], k.dtype), Work(found, b, h, q, k, scale, asked)
-    for first in range(0, q.shape[0], BLOCK):
-        rows = range(first, min(first + BLOCK, q.shape[0]))
+    n_rows = min(max(SCORES // k.shape[0] // ITEMS, 1) * ITEMS, MOST)
+    scores, work = np.empty(n_rows * k.shape[0], k.dtype), Work(found, b, h, q, k, scale, asked)
+    for first in range(0, q.shape[0], n_rows):
+        rows = range(first, min(first + n_rows, q.shape[0]))
         width = max(int(stops[rows.start : rows.stop].max()), 1)
         product = scores[: len(rows) * width].reshape(-1, width)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -138,19 +144,20 @@ class Work:
         self.targets = asked.targets[b, h]
         self.rows = [x[b, h] for x in (found.stats, found.keys, found.distances, found.held, found.axes)]
         self.sums = [x[b, h] for x in (found.columns, found.offsets)]
-        self.parts = [np.empty((BLOCK // ITEM, x.size)) for x in self.sums]
+        self.parts = [np.empty((ITEMS, x.size)) for x in self.sums]
         self.spare: list[np.ndarray] = []
 
     def reduce(self, rows, scores, tiles):
         """Take in a block of rows with their scores (n_rows, width)."""
-        starts = range(rows.start, rows.stop, ITEM)
+        size = -(-len(rows) // ITEMS)
+        starts = range(rows.start, rows.stop, size)
         blocks = np.empty((len(rows), tiles.n_cols))
         for part in self.parts:
             part[: len(starts)] = 0.0
 
         def item(number):
-            last = min(starts[number] + ITEM, rows.stop)
-            step = min(max(NEAR // scores.shape[1], 1), ITEM)
+            last = min(starts[number] + size, rows.stop)
+            step = min(max(NEAR // scores.shape[1], 1), size)
             for first in range(starts[number], last, step):
                 self._some(slice(first, min(first + step, last)), number, scores, blocks, rows.start, tiles.base)
 
@@ -171,7 +178,7 @@ class Work:
         compiled.hide(own, stops)
         if self.closed.size:
             own[:, self.closed[: np.searchsorted(self.closed, width)]] = compiled.LOWEST
-        at, m, sums = own[:, :width].argmax(axis=1), np.empty(n), np.empty((n, 6))
+        at, m, sums = own.argmax(axis=1), np.empty(n), np.empty((n, 6))
         places, n_open = self.places[rows], self.n_open[rows]
         compiled.shift(own, self.q[rows], self.k, self.scale, at, again, x, m)
         np.exp(x, out=e)
@@ -195,8 +202,9 @@ class Tiles:
     def add(self, rows, blocks):
         """Take in the mass of some rows in blocks of keys, (len(rows), n_cols)."""
         lines = self.line_of[rows.start : rows.stop]
-        starts = np.flatnonzero(np.diff(lines, prepend=-1))
-        self.mass[lines[starts]] += np.add.reduceat(blocks, starts, axis=0)
+        edges = [*np.flatnonzero(np.diff(lines, prepend=-1)), len(lines)]
+        for first, last in itertools.pairwise(edges):
+            self.mass[lines[first]] += blocks[first:last].sum(axis=0)
 
     def share(self, times, asked, item):
         """Share of the mass in the best tenth of the blocks of `times` x `times` such blocks that hold allowed pairs of

@@ -33,3 +33,14 @@ def quantile(x, there, q):
         if there[b, h].any():
             found[:, b, h] = np.quantile(x[:, b, h][:, there[b, h]], q, axis=1)
     return found
+
+
+def between(share, shares, held):
+    """What `share` (m, ...) of the keys hold at most, from what `shares` hold, (..., n): straight lines between those,
+    (0, 0) and (1, 1)."""
+    at = np.array([0.0, *shares, 1.0])
+    known = np.concatenate([np.zeros((*held.shape[:-1], 1)), held, np.ones((*held.shape[:-1], 1))], axis=-1)
+    low = np.clip(np.searchsorted(at, share, side="right") - 1, 0, at.size - 2)
+    known = np.broadcast_to(known, (*share.shape, at.size))
+    begin, end = (np.take_along_axis(known, i[..., None], axis=-1)[..., 0] for i in (low, low + 1))
+    return begin + (end - begin) * (share - at[low]) / (at[low + 1] - at[low])
