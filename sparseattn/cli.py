@@ -26,8 +26,10 @@ def main(arguments=None):
 
 
 def _add_demo(commands):
-    demo = commands.add_parser("demo", help="a trained model on real text, dense and sparse; then 65,536 tokens")
-    demo.add_argument("--file", metavar="PATH", help="read the beginning of this file instead of the samples")
+    demo = commands.add_parser("demo", help="a trained model on real text: its heads profiled, a pattern "
+                               "for each, what that loses and saves; then 65,536 tokens")
+    demo.add_argument("--file", metavar="PATH", help="read this file instead of the samples: profile a part, test on "
+                      "another")
     demo.add_argument("--quick", action="store_true", help="short texts and 8,192 tokens")
     demo.add_argument("--out", metavar="PATH", default="demo.png", help="the picture to write (default: demo.png)")
     demo.add_argument("--threads", metavar="N", type=_positive, help="threads for attention (default: CPUs allowed)")
@@ -80,10 +82,10 @@ def _demo(options):
 
     sizes = run.QUICK if options.quick else run.FULL
     try:
-        texts = run.inputs(options.file, options.out, sizes)
+        profiled, tested = run.inputs(options.file, options.out, sizes)
     except (OSError, ValueError) as error:
         return _fail(error)
-    run.run(texts, sizes, out=options.out, threads=options.threads)
+    run.run(profiled, tested, sizes, out=options.out, threads=options.threads)
     return 0
 
 

@@ -52,7 +52,7 @@ def test_demo_says_what_is_wrong_with_a_file(tmp_path, capsys):
     assert "absent.txt" in capsys.readouterr().err
     (tmp_path / "empty.txt").write_bytes(b"\0\0x")
     assert cli.main(["demo", "--file", str(tmp_path / "empty.txt")]) == 1
-    assert "begins with 1 bytes of text; the demo needs at least 2" in capsys.readouterr().err
+    assert "begins with 1 bytes of text; the demo needs at least 64" in capsys.readouterr().err
 
 
 def test_demo_checks_where_the_picture_goes_before_it_works(tmp_path, capsys):

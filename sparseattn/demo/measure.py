@@ -10,6 +10,7 @@ import numpy as np
 
 import sparseattn as sa
 from sparseattn.demo.model import bits_per_byte
+from sparseattn.demo.patterns import triangle
 
 
 @dataclass(frozen=True)
@@ -23,37 +24,30 @@ class Reading:
 
 
 class CountedAttention:
-    """The model's attention through `choose(q, k)`, a Pattern for each layer; adds up pairs and seconds."""
+    """The model's attention through `choose(layer, q, k)`, which gives a Pattern; adds up pairs and seconds."""
 
     def __init__(self, choose):
         self.choose = choose
         self.pairs = []
         self.attention = self.choosing = 0.0
-        self.last = None
 
     def __call__(self, layer, q, k, v):
         begin = perf_counter()
-        pattern = self.choose(q, k)
+        pattern = self.choose(layer, q, k)
         pattern.prepare("numba_cpu", backward=False)
         ready = perf_counter()
         out = sa.attend(q, k, v, pattern)
         self.attention += perf_counter() - ready
         self.choosing += ready - begin
         self.pairs.append(pattern.nnz / pattern.n_heads / triangle(len(q[0])))
-        self.last = pattern
         return out
 
 
 def read(model, text, choose):
-    """(Reading, the last layer's pattern) of a text."""
+    """The Reading of a text."""
     attend = CountedAttention(choose)
     bits = bits_per_byte(model(text.tokens, attend), text.tokens, text.start)
-    return Reading(float(np.mean(attend.pairs)), attend.attention, attend.choosing, bits), attend.last
-
-
-def triangle(n_tokens):
-    """Pairs of causal attention."""
-    return n_tokens * (n_tokens + 1) // 2
+    return Reading(float(np.mean(attend.pairs)), attend.attention, attend.choosing, bits)
 
 
 @dataclass(frozen=True)

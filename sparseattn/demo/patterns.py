@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import sparseattn as sa
 from sparseattn.profiling.candidates import Candidate
 
@@ -10,17 +12,20 @@ BLOCK = (64, 16)  # queries and keys of a random block
 
 
 def candidates(n_tokens):
-    """What a head may get. A demo has no time for the fifty that `sa.profile` tries by itself."""
-    plain = [16, 32, 64, 128, 256, 512, 1024, 2048]
-    windows = [Candidate(f"window {size}", "window", {"size": size}) for size in plain if size < n_tokens]
-    sinks = [Candidate(f"window {size} + first 4", "window", {"size": size, "first": 4})
-             for size in (64, 256, 1024) if size < n_tokens]
-    samples = [Candidate(f"{words} {step} + window {NEAR}", family, {"stride": step, "size": NEAR})
-               for family, words in (("strided", "stride"), ("even", "one key in")) for step in (4, 16)
-               if NEAR < n_tokens]
-    pages = [Candidate(f"{count} pages of {page} + window {NEAR}", "pages", {"page": page, "n": count, "size": NEAR})
-             for page, count in ((4, 16), (4, 64), (16, 32)) if page * count + NEAR < n_tokens]
-    return windows + sinks + samples + pages
+    """What a head may get: few, for a demo has no time for the fifty that `sa.profile` tries by itself. Windows below
+    64 would save little: kernels compute tiles of 64 x 64."""
+    near = {"size": NEAR}
+    windows = [Candidate(f"window {size}", "window", {"size": size}) for size in (64, 128, 256, 512, 1024, 2048)]
+    sinks = [Candidate(f"window {size} + first 4", "window", {"size": size, "first": 4}) for size in (64, 256)]
+    samples = [Candidate("stride 8 + window 64", "strided", {"stride": 8} | near),
+               Candidate("one key in 8 + window 64", "even", {"stride": 8} | near)]
+    pages = [Candidate(f"{n} pages of 4 + window 64", "pages", {"page": 4, "n": n} | near) for n in (32, 128)]
+    return [c for c in windows + sinks + samples + pages if _reach(**c.options) < n_tokens]
+
+
+def _reach(size, page=0, n=0, **others):
+    """Keys of a query at most."""
+    return size + page * n
 
 
 def window(n_tokens, size):
@@ -35,12 +40,12 @@ def window_of(n_tokens, share):
     return window(n_tokens, size), size
 
 
-def random_of(n_tokens, share):
-    """About this share of the causal pairs: a window of 64 keys, and blocks drawn at random."""
+def random_of(n_tokens, share, n_heads):
+    """About this share of the causal pairs: a window of 64 keys, and blocks drawn at random, in each head others."""
     near, causal = window(n_tokens, min(NEAR, n_tokens)), sa.patterns.causal(n_tokens)
     own = near.nnz / causal.nnz
     per_row = round(max(share - own, 0) / max(1 - own, 1e-9) * n_tokens / BLOCK[1])
-    drawn = sa.patterns.random_blocks(n_tokens, per_row=per_row, block_size=BLOCK)
+    drawn = sa.patterns.random_blocks(n_tokens, per_row=per_row, block_size=BLOCK, n_heads=n_heads)
     return near | (drawn & causal)
 
 
@@ -50,15 +55,15 @@ def triangle(n_tokens):
 
 
 class Fixed:
-    """One pattern in every layer."""
+    """One pattern in every layer, a function of the number of tokens, which is called once for each."""
 
     by_content = False
 
-    def __init__(self, pattern):
-        self.pattern = pattern
+    def __init__(self, build):
+        self.build = functools.cache(build)
 
     def __call__(self, layer, q, k):
-        return self.pattern(q.shape[1])
+        return self.build(q.shape[1])
 
 
 class Recommended:

@@ -1,4 +1,4 @@
-"""The demo's words: two tables, and one sentence made from the numbers."""
+"""The demo's words: tables, and sentences made from the numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOST = 0.25  # bits per byte above dense from which a copy counts as lost
 
 @dataclass(frozen=True)
 class Row:
-    """One pattern over all texts: mean share of the pairs, summed seconds, bits per byte on each text."""
+    """One choice of patterns over all texts: mean share of the pairs, summed seconds, bits per byte on each text."""
 
     name: str
     by_content: bool
@@ -26,88 +26,132 @@ class Row:
         return self.attention + self.choosing
 
 
+def heads_table(kinds, profiles):
+    """Heads by layers. kinds: lists of names, a list a layer; profiles: of one text, a layer each."""
+    table = _table("What the heads do", padding=0)
+    table.add_column("")
+    for head in range(len(kinds[0])):
+        table.add_column(f"head {head}", no_wrap=True)
+    for layer, (names, own) in enumerate(zip(kinds, profiles)):
+        numbers = [f"{h:.1f} {d:.0f}" for h, d in zip(own.entropy[0], own.distance[0])]
+        table.add_row(f"layer {layer}", *(f"{name}\n{both}" for name, both in zip(names, numbers)))
+    return _explained(table, (
+        "numbers: entropy of the weights in nats, mean distance to the keys in bytes.\n"
+        "copy: aims at what followed the last time; start: at the byte between texts;\n"
+        "previous: at the byte before; local: 0.9 of the weights within 32 bytes;\n"
+        "spread: entropy over 5; mixed: the rest."
+    ))
+
+
+def choices_table(kinds, columns):
+    """What some heads get. columns: title -> recommendations, a layer each, side by side."""
+    table = _table("What they get, and the share of dense attention's pairs")
+    for title in ("head", *columns):
+        table.add_column(title)
+    for layer, head in telling(kinds):
+        cells = [recs[layer].heads[head] for recs in columns.values()]
+        table.add_row(f"{layer}.{head} {kinds[layer][head]}", *(f"{c.choice} ({c.share:.0%})" for c in cells))
+    n_heads = sum(len(names) for names in kinds)
+    table.add_section()
+    table.add_row(f"all {n_heads}", *(f"{sum(rec.share for rec in recs) / len(recs):.0%}" for recs in columns.values()))
+    return _explained(table, "each head: the cheapest pattern whose output is at most 20% off.")
+
+
+def telling(kinds):
+    """(layer, head) of all that copy and of the first of each other kind."""
+    found, seen = [], set()
+    for layer, names in enumerate(kinds):
+        for head, name in enumerate(names):
+            if name == "copy" or name not in seen:
+                found.append((layer, head))
+                seen.add(name)
+    return sorted(found, key=lambda at: kinds[at[0]][at[1]] != "copy")
+
+
 def model_table(rows, texts):
     """Rows beside the first, dense; bits over their difference to dense."""
-    table = Table(box=box.SIMPLE_HEAD, title="bytelm, one pattern in every layer", title_justify="left")
+    table = _table("bytelm on text that was not profiled")
     table.add_column("pattern")
-    for head in ["pairs", "attention", "choosing", *(f"{text.name}" for text in texts)]:
+    for head in ["pairs", "attention", "choosing", *(text.name for text in texts)]:
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         cells = [f"{row.pairs:.1%}", f"{row.attention:.2f} s", f"{row.choosing:.2f} s" if row.by_content else ""]
-        for name, bits in row.bits.items():
-            cells.append(f"{bits:.3f}" if row is rows[0] else f"{bits:.3f}\n{bits - rows[0].bits[name]:+.3f}")
+        for text in texts:
+            bits, dense = row.bits[text.name], rows[0].bits[text.name]
+            change = f"{bits - dense:+.3f}" if text.repeats else f"{bits / dense - 1:+.1%}"
+            cells.append(f"{bits:.3f}" if row is rows[0] else f"{bits:.3f}\n{change}")
         table.add_row(row.name, *cells)
-    table.caption = (
+    return _explained(table, (
         "pairs: share of the causal triangle; attention, choosing: over texts and layers;\n"
-        + "texts: bits per byte in the second half, below that the difference to dense."
-    )
-    table.caption_justify = "left"
-    return table
+        "texts: bits per byte in the second half, below that the difference to dense;\n"
+        "as many pairs: as the third row."
+    ))
 
 
 def long_table(runs):
     """Time and memory of long sequences beside what dense would need."""
     first = runs[0]
     title = f"{first.n_tokens:,} tokens, 8 heads of 64, float32"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table = _table(title)
     table.add_column("pattern", no_wrap=True)
     for head in ("pairs", "forward", "backward", "memory", "dense would take"):
         table.add_column(head, justify="right", no_wrap=True)
     for run in runs:
         cells = f"{run.pairs:.2%}", f"{run.forward:.2f} s", f"{run.backward:.2f} s", f"{run.peak / 1e9:.2f} GB"
         table.add_row(run.name, *cells, f"{run.dense_seconds:,.0f} s")
-    table.caption = (
+    return _explained(table, (
         "memory: the most that inputs, results and scratch held at once.\n"
-        + "dense is computed, not run: all causal pairs, forward and backward, at the row's rate:\n"
-        + f"{first.dense_flops / 1e12:,.1f} TFLOP, and {first.dense_bytes / 1e9:,.1f} GB where all scores are stored."
-    )
-    table.caption_justify = "left"
+        "dense is computed, not run: all causal pairs, forward and backward, at the row's rate:\n"
+        f"{first.dense_flops / 1e12:,.1f} TFLOP, and {first.dense_bytes / 1e9:,.1f} GB where all scores are stored."
+    ))
+
+
+def _table(title, padding=(0, 1)):
+    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=padding)
+
+
+def _explained(table, words):
+    table.caption, table.caption_justify = words, "left"
     return table
 
 
-def verdict(rows, texts):
-    """One sentence on what the rows show. First row: dense; second: the nearest keys. Last text: the copy."""
-    return "; ".join((_near(rows, texts[0]), _copy(rows, texts[-1]), _time(rows, texts[0]))) + "."
-
-
-def _near(rows, text):
-    dense, near = rows[:2]
-    cost = near.bits[text.name] - dense.bits[text.name]
-    return (
-        f"{near.name.capitalize()} computes {near.pairs:.0%} of the pairs"
-        f" in {near.attention / dense.attention:.2f} of dense's time for {cost:+.2f} bits per byte on {text.name}"
-    )
+def verdict(rows, texts, *, dynamic_by_time):
+    """What the rows show, a sentence a line. Rows: dense, what was recommended (up to three), what that is compared
+    with. Last text: the copy. dynamic_by_time: how many heads choose by content where time is the price."""
+    return "\n".join((_copy(rows, texts[-1]), _cost(rows, texts[:-1]), _time(rows, texts[0], dynamic_by_time)))
 
 
 def _copy(rows, text):
-    dense, distance = rows[0], text.start - 1
-    if dense.bits[text.name] > 1:
-        return f"dense itself does not repeat the copy from {distance:,} bytes back ({dense.bits[text.name]:.2f} bits)"
-    lost = [row for row in rows[1:] if row.bits[text.name] - dense.bits[text.name] > LOST]
-    kept = [row for row in rows[1:] if row not in lost]
-    by_position = [row for row in rows[1:] if not row.by_content]
-    if lost == by_position:
-        losers = "every pattern that chooses by position alone"
-    else:
-        losers = _names(lost) or "none"
-    words = f"a copy from {distance:,} bytes back is lost by {losers}"
-    if lost:
-        words += f" ({min(row.bits[text.name] for row in lost):.2f} bits at best, dense {dense.bits[text.name]:.3f})"
-    if kept:
-        best = min(kept, key=lambda row: row.bits[text.name])
-        words += f" and kept by {best.name} ({best.bits[text.name]:.3f} bits) at {best.pairs:.0%} of the pairs"
-    return words
+    """Who loses the copy, and who keeps it."""
+    dense = rows[0].bits[text.name]
+    groups = {"lost by": [], "kept by": []}
+    for row in rows[1:]:
+        bits = row.bits[text.name]
+        groups["lost by" if bits - dense > LOST else "kept by"].append(f'"{row.name}" ({bits:.2f})')
+    found = [f"{what} {listed(names)}" for what, names in groups.items() if names]
+    return f"A copy from {text.start - 1:,} bytes back, in bits (dense {dense:.2f}): {'; '.join(found)}."
 
 
-def _time(rows, text):
-    dense = rows[0]
-    slow = [row for row in rows[1:] if row.seconds >= dense.seconds]
-    where = f"at {len(text.tokens):,} tokens"
-    if not slow:
-        return f"{where} every pattern takes less time than dense, choosing blocks included"
-    most = max(row.seconds for row in slow) / dense.seconds
-    return f"{where} dense is faster than {_names(slow)} (up to {most:.1f} times), choosing blocks included"
+def _cost(rows, texts):
+    """What the last recommendation costs elsewhere."""
+    last = rows[1:4][-1]
+    costs = [f"{last.bits[text.name] / rows[0].bits[text.name] - 1:+.1%} bits on {text.name}" for text in texts]
+    return f'"{last.name.capitalize()}" computes {last.pairs:.0%} of the pairs for {listed(costs)}.'
 
 
-def _names(rows):
-    return " and ".join(filter(None, (", ".join(row.name for row in rows[:-1]), *(row.name for row in rows[-1:]))))
+def _time(rows, text, dynamic_by_time):
+    """Where dense wins."""
+    dense, found = rows[0], []
+    for faster, words in ((True, "faster than dense are"), (False, "dense is faster than")):
+        own = [row for row in rows[1:] if (row.seconds < dense.seconds) == faster]
+        if own:
+            times = listed([f'"{row.name}" (x {row.seconds / dense.seconds:.1f})' for row in own])
+            found.append(f"{words} {times}")
+    who = f"{dynamic_by_time} heads" if dynamic_by_time else "no head"
+    return (f"Time at {len(text.tokens):,} tokens, choosing included: {'; '.join(found)}. "
+            f"Asked for time instead of pairs, recommend lets {who} choose by content.")
+
+
+def listed(names):
+    """a, b and c"""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -1,4 +1,4 @@
-"""The demo from beginning to end."""
+"""The demo from beginning to end: profile, recommend, run, compare; then a long sequence."""
 
 from __future__ import annotations
 
@@ -11,76 +11,115 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import sparseattn as sa
-from sparseattn.demo import measure, patterns, picture, report, texts
+from sparseattn.demo import measure, patterns, picture, report, survey, texts
 from sparseattn.demo.model import CONTEXT, ByteLM
-
-SHOWN_HEAD = 5  # of the last layer: it follows copies
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Tokens of a text, tokens of the long sequence."""
+    """Tokens of a text, queries to profile in it, tokens of the long sequence."""
 
     text: int
+    rows: int
     long: int
 
 
-FULL, QUICK = Sizes(CONTEXT, 65536), Sizes(1024, 8192)
+FULL, QUICK = Sizes(CONTEXT, 256, 65536), Sizes(1024, 128, 8192)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of the heads: a list a layer of kinds and of profiles of the plain text, recommendations by
+    title, and how many heads choose by content where time is the price."""
+
+    kinds: list
+    plain: list
+    columns: dict
+    dynamic_by_time: int
 
 
 def inputs(file, out, sizes):
-    """The texts to read; OSError or ValueError where `file` or the folder of `out` is no good, before anything runs."""
+    """(texts to profile, texts to test); OSError or ValueError where `file` or the folder of `out` is no good, before
+    anything runs."""
     folder = Path(out).absolute().parent
     if not folder.is_dir():
         raise ValueError(f"{out} cannot be written: {folder} is no folder; create it or choose another --out")
-    return texts.samples(sizes.text) if file is None else texts.from_file(file, sizes.text)
+    return texts.halves(file, sizes.text)
 
 
-def run(chosen_texts, sizes, *, out, threads=None):
-    """Read the texts through every pattern, run the long sequences, print the tables and write the picture."""
+def run(profiled, tested, sizes, *, out, threads=None):
+    """Profile some texts, read others with what was recommended, run the long sequences, print, write the picture."""
     console = Console()
-    columns = TextColumn("{task.description:<40}"), BarColumn(), TimeElapsedColumn()
-    progress = Progress(*columns, console=console, transient=True)
+    bars = TextColumn("{task.description:<40}"), BarColumn(), TimeElapsedColumn()
+    progress = Progress(*bars, console=console, transient=True)
     with sa.threads(threads) if threads else nullcontext(), progress:
-        rows, shown = read_texts(chosen_texts, progress)
+        model = ByteLM()
+        found = look(model, profiled, sizes.rows, progress)
+        progress.console.print(report.heads_table(found.kinds, found.plain))
+        progress.console.print(report.choices_table(found.kinds, found.columns))
+        rows = read_texts(model, tested, found.columns, progress)
+        progress.console.print(report.model_table(rows, tested))
+        progress.console.print(report.verdict(rows, tested, dynamic_by_time=found.dynamic_by_time), "\n")
         runs = run_long(sizes.long, progress)
-    console.print(report.model_table(rows, chosen_texts))
-    console.print(report.verdict(rows, chosen_texts), "\n")
     console.print(report.long_table(runs))
-    titles = [f"{row.name}\n{row.pairs:.1%} of the pairs, copy {row.bits['copy']:.3f} bits" for row in rows]
-    picture.draw(out, shown, titles, SHOWN_HEAD)
-    console.print(f"Picture: {out} (head {SHOWN_HEAD} of the last layer, reading the copy)")
+    picture.draw(out, found.kinds, found.plain, found.columns)
+    console.print(f"Picture: {out}")
 
 
-def read_texts(chosen_texts, progress):
-    """(a Row for each pattern, the pattern in which each read the last text)."""
-    model = ByteLM()
-    choosers = make_choosers(chosen_texts, model.n_heads)
-    task = progress.add_task("compiling (once per machine)", total=1 + len(choosers) * len(chosen_texts))
+def look(model, profiled, rows, progress):
+    """The Survey of the model on some texts, of which the last is the copy."""
+    task = progress.add_task("compiling (once per machine)", total=1 + model.n_layers * len(profiled))
     sa.warm(dtypes=("float32",), head_dims=(32, 64))
     progress.advance(task)
-    rows, shown = [], []
-    for name, (choose, by_content) in choosers.items():
+    offered = patterns.candidates(min(len(text.tokens) for text in profiled))
+    profiles = {}
+    for text in profiled:
+        progress.update(task, description=f"profile of {text.name}")
+        profiles[text.name] = survey.profile_model(model, text, offered, rows, lambda: progress.advance(task))
+    return summary(profiles, profiled)
+
+
+def summary(profiles, profiled):
+    """The Survey from profiles by the name of their text."""
+    names = list(profiles)
+    plain, copy = profiles[names[0]], profiles[names[-1]]
+    columns = {
+        f"from {names[0]} alone": survey.recommend(profiles, names[:1], dynamic=False),
+        f"from {' + '.join(names)}": survey.recommend(profiles, names, dynamic=False),
+        "the same + by content": survey.recommend(profiles, names),
+    }
+    by_time = [h for rec in survey.recommend(profiles, names, cost="time") for h in rec.heads if h.candidate.dynamic]
+    kinds = [survey.kinds(own, other, profiled[-1]) for own, other in zip(plain, copy)]
+    return Survey(kinds, plain, columns, len(by_time))
+
+
+def read_texts(model, tested, columns, progress):
+    """A Row for dense, for each recommendation, and for what these are compared with."""
+    chosen = choosers(columns, len(tested[0].tokens), model.n_heads)
+    task = progress.add_task("reading", total=len(chosen) * len(tested))
+    rows = []
+    for name, choose in chosen.items():
         readings = {}
-        for text in chosen_texts:
+        for text in tested:
             progress.update(task, description=f"{text.name}: {name}")
-            readings[text.name], last = measure.read(model, text, choose(len(text.tokens)))
+            readings[text.name] = measure.read(model, text, choose)
             progress.advance(task)
-        rows.append(make_row(name, by_content, readings))
-        shown.append(last)
-    return rows, shown
+        rows.append(make_row(name, choose.by_content, readings))
+    return rows
 
 
-def make_choosers(chosen_texts, n_heads):
-    """Name -> (function of n_tokens that gives a function of q, k that gives a Pattern, whether it looks at q, k)."""
-    by_length = {len(text.tokens): patterns.by_position(len(text.tokens), n_heads) for text in chosen_texts}
-    longest = by_length[max(by_length)]
-    dense, *others = longest
-    # A window wider than the text is dense once more.
-    names = [dense] + [name for name in others if not longest[name].same_pairs(longest[dense])]
-    choosers = {name: (lambda n, name=name: lambda q, k: by_length[n][name], False) for name in names}
-    choosers.update({name: (lambda n, choose=choose: choose, True) for name, choose in patterns.by_content().items()})
-    return choosers
+def choosers(columns, n_tokens, n_heads):
+    """Name -> function of (layer, q, k): dense, the recommendations, a window and random blocks with as many pairs as
+    the second of them."""
+    recommended = {name: patterns.Recommended(recs) for name, recs in columns.items()}
+    share = list(recommended.values())[1].density
+    size = patterns.window_of(n_tokens, share)[1]
+    return {
+        "dense causal": patterns.Fixed(sa.patterns.causal),
+        **recommended,
+        f"window {size:,}, as many pairs": patterns.Fixed(lambda n: patterns.window_of(n, share)[0]),
+        "random blocks, as many pairs": patterns.Fixed(lambda n: patterns.random_of(n, share, n_heads)),
+    }
 
 
 def make_row(name, by_content, readings):

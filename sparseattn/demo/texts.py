@@ -72,5 +72,6 @@ def read(path, count):
 
 
 def from_bytes(text, length):
-    """A text, and its beginning as a copy task."""
-    return [passage("file", text, length), twice("copy", text, len(text) + 1 if len(text) < length else length)]
+    """A text, and its beginning as a copy task, both of one length."""
+    length = min(length, len(text) + 1)
+    return [passage("file", text, length), twice("copy", text, length)]
