@@ -353,6 +353,11 @@ def test_a_missing_wheel_is_named(load, monkeypatch, name, install):
     assert "sparseattn itself does not" in words
 
 
+def test_a_module_of_a_missing_package_is_named(load):
+    with pytest.raises(SystemExit, match="The module no_such_package.inner is not installed"):
+        load("models.wheels").module("no_such_package.inner", "it")
+
+
 def test_an_installed_module_is_found(load):
     wheels = load("models.wheels")
     assert wheels.module("math", "nothing") is math
