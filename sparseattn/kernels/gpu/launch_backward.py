@@ -103,8 +103,8 @@ def _launch(plan, number, kv, walk, constants, arrays, scale, shaped, adds, outs
     sums = ("sums", "grain") if has_gradient else (None, None)
     plan.launch("row_backward" if is_row else "tile_backward", constants, (walk.n_items, walk.n_places),
                 (*x, *y, "stats", t.x_order, t.y_order, walk.places, walk.items, t.indices, t.mask_ids, t.masks,
-                 *blocks, *sizes, scale, *shaped.arguments(kv), *sums, adds, walk.n_slots, *_pair(outs), *_pair(carries),
-                 *_pair(pieces)))
+                 *blocks, *sizes, scale, *shaped.arguments(kv), *sums, adds, walk.n_slots, *_pair(outs),
+                 *_pair(carries), *_pair(pieces)))
     if walk.n_groups:
         constants = {**constants, "BY_HEADS": int(is_row and not kv)}
         for out, carry, like, piece in zip(outs, carries, likes, pieces):
