@@ -87,6 +87,7 @@ CALLS = {
     "alike": ({}, {"scale": 0.0}),
     "later": ({"n_keys": 211}, {"causal": True}), "later, all": ({"n_keys": 211}, {}),
     "earlier": ({"n_keys": 90}, {"causal": True}), "earlier, all": ({"n_keys": 90}, {}),
+    "blocks of 10": ({}, {"causal": True, "block_sizes": (5, 10)}),
     "some rows": ({}, {"causal": True, "rows": [3, 7, 64, 149]}), "one key": ({"n_keys": 1}, {}),
 }
 

@@ -80,7 +80,7 @@ def profile(q, k, v=None, *, causal=False, scale=None, rows=None, masses=(0.5, 0
     again in float64, and everything after the scores is float64. Results are NumPy arrays; the same call gives the same
     bits for any number of threads of this library.
 
-    O(rows * n_keys * head_dim) time for a head, about three times (head_dim 128) to five times (64) dense attention
+    O(rows * n_keys * head_dim) time for a head, about 2.5 times (head_dim 128) to four times (64) dense attention
     over these rows, and O(n_keys) memory beside ``rows * n_keys / gcd(block_sizes)**2``; a candidate takes O(its pairs
     in the rows * head_dim), and what building it for all queries takes. Several batch items are compared pair by pair.
 

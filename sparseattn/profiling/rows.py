@@ -13,7 +13,7 @@ from sparseattn.profiling.shapes import best_share
 from sparseattn.selection.sharing import for_each
 from sparseattn.xp import compute_dtype
 
-SCORES = 1 << 23  # that a matrix product gives at a time, of at most MOST rows
+SCORES = 1 << 21  # that a matrix product gives at a time, of at most MOST rows
 MOST = 512
 ITEMS = 16  # work items of such a block of rows; what each adds up over its rows is added in their order
 LEAST = 2.0**-20  # of scales that stay factors
@@ -122,6 +122,7 @@ def _measure_head(found, b, h, q, k, asked):
         with np.errstate(over="ignore", invalid="ignore"):
             np.matmul(q[rows.start : rows.stop], k[:width].T, out=product)
         work.reduce(rows, product, tiles)
+    work.finish()
     if not np.isfinite(found.stats[b, h, asked.n_open(b) > 0, :8]).all():
         raise ValueError(f"scores of batch item {b}, head {h} are beyond {k.dtype}; pass float64 arrays, or smaller q "
                          "and k")
@@ -144,7 +145,7 @@ class Work:
         self.targets = asked.targets[b, h]
         self.rows = [x[b, h] for x in (found.stats, found.keys, found.distances, found.held, found.axes)]
         self.sums = [x[b, h] for x in (found.columns, found.offsets)]
-        self.parts = [np.empty((ITEMS, x.size)) for x in self.sums]
+        self.parts = [np.zeros((ITEMS, x.size)) for x in self.sums]
         self.spare: list[np.ndarray] = []
 
     def reduce(self, rows, scores, tiles):
@@ -152,8 +153,6 @@ class Work:
         size = -(-len(rows) // ITEMS)
         starts = range(rows.start, rows.stop, size)
         blocks = np.empty((len(rows), tiles.n_cols))
-        for part in self.parts:
-            part[: len(starts)] = 0.0
 
         def item(number):
             last = min(starts[number] + size, rows.stop)
@@ -162,32 +161,32 @@ class Work:
                 self._some(slice(first, min(first + step, last)), number, scores, blocks, rows.start, tiles.base)
 
         for_each(item, range(len(starts)))
-        for total, part in zip(self.sums, self.parts):
-            total += part[: len(starts)].sum(axis=0)
         tiles.add(rows, blocks)
 
+    def finish(self):
+        """Add up what the work items found."""
+        for total, part in zip(self.sums, self.parts):
+            total += part.sum(axis=0)
+
     def _some(self, rows, number, scores, blocks, begin, base):
-        """A few rows: the exponentials of their scores, then everything else."""
+        """A few rows: all but the ranks, then their weights in order and the ranks."""
         from sparseattn.profiling import compiled
 
         asked, here, stops = self.asked, slice(rows.start - begin, rows.stop - begin), self.stops[rows]
         own, again = scores[here], scores.dtype == np.float32
         n, width = len(own), max(int(stops.max()), 1)
-        memory = self.spare.pop() if self.spare else np.empty(3 * max(NEAR, self.k.shape[0]), scores.dtype)
-        x, e, ordered = memory[: 3 * n * width].reshape(3, n, width)
+        memory = self.spare.pop() if self.spare else np.empty(max(NEAR, self.k.shape[0]), scores.dtype)
+        e = memory[: n * width].reshape(n, width)
         compiled.hide(own, stops)
         if self.closed.size:
             own[:, self.closed[: np.searchsorted(self.closed, width)]] = compiled.LOWEST
-        at, m, sums = own.argmax(axis=1), np.empty(n), np.empty((n, 6))
-        places, n_open = self.places[rows], self.n_open[rows]
-        compiled.shift(own, self.q[rows], self.k, self.scale, at, again, x, m)
-        np.exp(x, out=e)
-        compiled.weigh(x, e, self.q[rows], self.k, self.scale, stops, places, m, at, again, n_open, sums)
-        ordered[:] = e
-        ordered.sort(axis=1)
-        compiled.reduce_rows(e, ordered, sums, stops, places, m, at, n_open, asked.masses, asked.quantiles,
-                             asked.shares, asked.coordinates, self.targets[rows], base, *(r[rows] for r in self.rows),
-                             *(p[number] for p in self.parts), blocks[here])
+        at, sums, n_open = own.argmax(axis=1), np.empty(n), self.n_open[rows]
+        stats, keys, distances, held, axes = (r[rows] for r in self.rows)
+        compiled.reduce_rows(own, self.q[rows], self.k, self.scale, stops, self.places[rows], at, again, n_open,
+                             asked.quantiles, asked.coordinates, self.targets[rows], base, e, sums, stats, distances,
+                             axes, *(p[number] for p in self.parts), blocks[here])
+        e.sort(axis=1)
+        compiled.rank_rows(e, sums, n_open, asked.masses, asked.shares, keys, held)
         self.spare.append(memory)
 
 

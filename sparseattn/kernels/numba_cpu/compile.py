@@ -45,9 +45,23 @@ _KINDS = {
 
 
 @functools.cache
-def _sources():
-    folder = pathlib.Path(__file__).parent
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(folder.glob("*.py")))).hexdigest()
+def _sources(*others):
+    files = *sorted(pathlib.Path(__file__).parent.glob("*.py")), *map(pathlib.Path, others)
+    return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
+
+
+def _stamp(dispatcher, *others):
+    """Numba compares only the file of a function with its cache; steps and registers that it calls lie in others."""
+    index = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if index is not None:
+        index._source_stamp = _sources(*others)
+
+
+def cached(function):
+    """Compile a function that uses the registers, from another folder; it is kept as long as neither changes."""
+    dispatcher = njit(cache=True, nogil=True)(function)
+    _stamp(dispatcher, function.__code__.co_filename)
+    return dispatcher
 
 
 def kernel(**arguments):
@@ -61,10 +75,7 @@ def kernel(**arguments):
         dispatcher = njit(cache=True, nogil=True, error_model="numpy")(function)
         if tuple(arguments) != tuple(dispatcher.py_func.__code__.co_varnames[:len(arguments)]):
             raise TypeError(f"the kinds of {function.__name__}'s arguments are not in their order")
-        # Numba compares only the file of `function` with its cache; the steps and registers lie in other files.
-        index = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-        if index is not None:
-            index._source_stamp = _sources()
+        _stamp(dispatcher)
 
         @functools.cache
         def entry(name):
