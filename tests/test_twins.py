@@ -47,6 +47,6 @@ def test_same_file_function_and_arguments(name):
 def test_same_steps():
     text = "".join((KERNELS / "cupy_raw" / name).read_text() for name in ("tiles.cuh", "steps.cuh"))
     cuda = set(re.findall(r"__device__\s+__forceinline__[^;{(]*?\b(\w+)\s*\(", text))
-    python = set(python_functions(KERNELS / "numba_cuda/steps.py"))
+    python = {f for name in ("tiles.py", "steps.py") for f in python_functions(KERNELS / "numba_cuda" / name)}
     for step in STEPS:
         assert step in cuda and step in python, step

@@ -1,7 +1,8 @@
-// What the backward needs of each query row: {lse log2(e), delta}, the first as rounded as the factor unit * log2(e) that
-// scores are multiplied with there (unit: the scale, or 1 where scores are shaped before), with delta = sum(dout * out) - dlse, the derivative of
-// the loss by a row's common factor (Dao, "FlashAttention-2", 2023, arXiv:2307.08691, section 3.1). A row that attends
-// nothing (lse = -inf) gets {+inf, 0}, so that its weights are 0 in the backward.
+// What the backward needs of each query row: {lse log2(e), delta}. The first is as rounded as the factor unit * log2(e)
+// that scores are multiplied with there (unit: the scale, or 1 where scores are shaped before). delta =
+// sum(dout * out) - dlse, the derivative of the loss by a row's common factor (Dao, "FlashAttention-2", 2023,
+// arXiv:2307.08691, section 3.1). A row that attends nothing (lse = -inf) gets {+inf, 0}, so that its weights are 0 in the
+// backward.
 //
 // Grid: enough blocks for all rows. 128 threads, PER_ROW (a power of two) of them a row, 16 bytes at a time: a thread
 // block has 128 / PER_ROW rows, PER_ROW = the greatest power of two <= min(32, HEAD_DIM * BITS / 128).

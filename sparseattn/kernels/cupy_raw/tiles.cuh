@@ -50,7 +50,6 @@ constexpr int ROW_BYTES = D * BITS / 8 + (SWIZZLED ? 0 : 16);
 #define NEG_INF (__int_as_float(0xff800000))
 #define POS_INF (__int_as_float(0x7f800000))
 #define LOG2E 1.4426950408889634f
-#define LN2 0.69314718055994531f
 
 // An array (batch, heads, tokens, columns) with unit stride along columns; strides in numbers.
 template <class T> struct Rows {
@@ -65,7 +64,6 @@ __device__ __forceinline__ u32 chunk_at(u32 tile, int row, int c) { return tile 
 __device__ __forceinline__ u32 chunk_behind(u32 first, int n) { return SWIZZLED ? (first ^ n % 8 * 16) + n / 8 * 128 : first + n * 16; }
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 __device__ __forceinline__ float ex2(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-__device__ __forceinline__ float lg2(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 
 // ---- 16-bit numbers -------------------------------------------------------------------------------
 __device__ __forceinline__ u32 pack2(float lo, float hi) {

@@ -10,12 +10,10 @@ import contextlib
 import functools
 import importlib
 
+from sparseattn.kernels.gpu import usable
 from sparseattn.options import PLAIN
 
 NAME = "numba_cuda"
-DTYPES = ("float16", "bfloat16", "float32")
-WIDEST = 256  # head_dim
-PLACES = 65535  # batch items times heads
 COMPILER = "pip install numba-cuda-mlir with the extra cu12 or cu13"
 
 
@@ -24,27 +22,14 @@ def why_not(q, k, v, pattern) -> str | None:
     reason = _why_not_here()
     if reason is not None or q is None:
         return reason
-    if q.dtype.name not in DTYPES:
-        return f"q is {q.dtype}; convert q, k and v to one of {', '.join(DTYPES)}"
-    if max(q.shape[3], v.shape[3]) > WIDEST:
-        return f"head_dim is {q.shape[3]} in q and k, {v.shape[3]} in v; split them to at most {WIDEST} columns"
-    if q.shape[0] * q.shape[1] > PLACES:
-        return (f"q has {q.shape[0]} batch items of {q.shape[1]} heads, more than {PLACES} together; call it for fewer "
-                f"batch items at a time")
-    return None
+    return usable.why_not_arrays(q, v)
 
 
 @functools.cache
 def _why_not_here():
-    try:
-        import cupy
-    except ImportError:
-        return "CuPy is not installed; pip install 'sparseattn[cuda12]' or 'sparseattn[cuda13]'"
-    try:
-        if not cupy.cuda.runtime.getDeviceCount():
-            return "CuPy finds no GPU; install one, or its driver"
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"CuPy finds no GPU ({error}); install one, or its driver"
+    reason = usable.why_no_gpu()
+    if reason is not None:
+        return reason
     from sparseattn.kernels.numba_cuda.shapes import SIMULATED
 
     if SIMULATED:

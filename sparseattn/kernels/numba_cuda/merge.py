@@ -14,8 +14,9 @@ import math
 import numpy as np
 
 from sparseattn.kernels.numba_cuda.shapes import ROWS, THREADS, Constants
-from sparseattn.kernels.numba_cuda.steps import NEG_INF, ONE, ONLY_KEPT, ZERO, exp_of, join, narrowed, token_at
+from sparseattn.kernels.numba_cuda.steps import ONLY_KEPT, exp_of, join
 from sparseattn.kernels.numba_cuda.target import compiled, cuda
+from sparseattn.kernels.numba_cuda.tiles import NEG_INF, ONE, ZERO, narrowed, token_at
 
 F32, I32 = np.float32, np.int32
 

@@ -12,8 +12,8 @@ import functools
 import numpy as np
 
 from sparseattn.kernels.numba_cuda.shapes import ACROSS, DOWN, Constants
-from sparseattn.kernels.numba_cuda.steps import NEG_INF, POS_INF, ZERO, widened
 from sparseattn.kernels.numba_cuda.target import compiled, cuda
+from sparseattn.kernels.numba_cuda.tiles import NEG_INF, POS_INF, ZERO, widened
 
 F32 = np.float32
 

@@ -12,10 +12,10 @@ import functools
 
 import numpy as np
 
-from sparseattn.kernels.numba_cuda import steps
+from sparseattn.kernels.numba_cuda import steps, tiles
 from sparseattn.kernels.numba_cuda.shapes import ACROSS, AT_ONCE, BLOCK_Y, COLUMNS, PITCH, REGISTERS, THREADS, Constants
-from sparseattn.kernels.numba_cuda.steps import NEG_INF, find_key, token_at
 from sparseattn.kernels.numba_cuda.target import compiled, cuda
+from sparseattn.kernels.numba_cuda.tiles import NEG_INF, find_key, token_at
 
 F32, I32 = np.float32, np.int32
 
@@ -24,13 +24,13 @@ F32, I32 = np.float32, np.int32
 def make(c: Constants):
     """The kernel for these constants."""
     n_rows, own, width, stored = c.ROWS, c.own_rows, c.width, (c.BITS, c.FP16)
-    load_x, load_y = steps.load_rows(n_rows, width, *stored), steps.load_tile(BLOCK_Y, width, *stored)
-    clear, scores, store_tile, accumulate = (steps.clear(own), steps.scores(own, width), steps.store_tile(own),
-                                             steps.accumulate(own, width))
+    load_x, load_y = tiles.load_rows(n_rows, width, *stored), tiles.load_tile(BLOCK_Y, width, *stored)
+    clear, scores, store_tile, accumulate = (tiles.clear(own), tiles.scores(own, width), tiles.store_tile(own),
+                                             tiles.accumulate(own, width))
     attended, apply_mask = steps.attended_tokens(own), steps.apply_mask(own, c.SHAPED, c.BIAS)
     begin_rows, share_maxima, online_softmax = (steps.begin_rows(own), steps.share_maxima(own),
                                                 steps.online_softmax(own))
-    begin_sums, add_slice, share_sums = steps.begin_sums(c.sums), steps.add_slice(c.sums), steps.share_sums(own)
+    begin_sums, add_slice, share_sums = tiles.begin_sums(c.sums), tiles.add_slice(c.sums), steps.share_sums(own)
     end_rows, write_row = steps.end_rows(own), steps.write_row(c.sums, *stored)
     drops, drop = c.DROPOUT, steps.drop(own)
     left_shape, right_shape, shares_shape = (n_rows, PITCH), (BLOCK_Y, PITCH), (n_rows, ACROSS + 1)

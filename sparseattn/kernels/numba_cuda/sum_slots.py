@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 
 from sparseattn.kernels.numba_cuda.shapes import THREADS, Constants
-from sparseattn.kernels.numba_cuda.steps import ZERO, narrowed, token_at
 from sparseattn.kernels.numba_cuda.target import compiled, cuda
+from sparseattn.kernels.numba_cuda.tiles import ZERO, narrowed, token_at
 
 
 @functools.cache

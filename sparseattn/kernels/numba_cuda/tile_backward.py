@@ -16,10 +16,10 @@ import math
 
 import numpy as np
 
-from sparseattn.kernels.numba_cuda import steps
+from sparseattn.kernels.numba_cuda import gradients, steps, tiles
 from sparseattn.kernels.numba_cuda.shapes import ACROSS, AT_ONCE, BLOCK_Y, COLUMNS, PITCH, REGISTERS, THREADS, Constants
-from sparseattn.kernels.numba_cuda.steps import ONE, POS_INF, ZERO, token_at
 from sparseattn.kernels.numba_cuda.target import compiled, cuda
+from sparseattn.kernels.numba_cuda.tiles import ONE, POS_INF, ZERO, token_at
 
 F32, I32 = np.float32, np.int32
 
@@ -29,13 +29,13 @@ def make(c: Constants):
     """The kernel for these constants."""
     n_rows, own, width, stored = c.ROWS, c.own_rows, c.width, (c.BITS, c.FP16)
     kv, shaped, gradient = c.KV, c.SHAPED, c.BIAS_GRAD
-    load_x, load_y = steps.load_tile(n_rows, width, *stored), steps.load_tile(BLOCK_Y, width, *stored)
-    clear, scores, store_tile, accumulate = (steps.clear(own), steps.scores(own, width), steps.store_tile(own),
-                                             steps.accumulate(own, width))
+    load_x, load_y = tiles.load_tile(n_rows, width, *stored), tiles.load_tile(BLOCK_Y, width, *stored)
+    clear, scores, store_tile, accumulate = (tiles.clear(own), tiles.scores(own, width), tiles.store_tile(own),
+                                             tiles.accumulate(own, width))
     attended = steps.attended(own)
-    weigh, apply_slopes = steps.weigh(own, kv, shaped, c.BIAS, c.DROPOUT), steps.apply_slopes(own)
-    place_of, begin_sums, add_slice = steps.place_of(c.BIAS), steps.begin_sums(c.sums), steps.add_slice(c.sums)
-    write_gradient = steps.write_gradient(c.sums, 32 if c.OUT32 else c.BITS, c.FP16)
+    weigh, apply_slopes = gradients.weigh(own, kv, shaped, c.BIAS, c.DROPOUT), gradients.apply_slopes(own)
+    place_of, begin_sums, add_slice = steps.place_of(c.BIAS), tiles.begin_sums(c.sums), tiles.add_slice(c.sums)
+    write_gradient = gradients.write_gradient(c.sums, 32 if c.OUT32 else c.BITS, c.FP16)
     left_shape, right_shape = (n_rows, PITCH), (BLOCK_Y, PITCH)
     sums_shape, second_shape, scores_shape = c.sums, c.sums if kv else (1, 1, 1), (own, COLUMNS)
 
