@@ -3,8 +3,9 @@
 Each folder holds an unpacked wheel of NVRTC (nvidia-cuda-nvrtc-cu12, nvidia-cuda-nvrtc). The launch table can ask for
 thousands of sets of constants, hours of compiling. So every version compiles for each architecture a choice of sets in
 which every file has every value of every constant, and the last folder's for sm_90a also one in which any two constants
-of a file have every two values that occur together. --all: every set, by the last folder's, for sm_90a.
-Every set is held to the shared memory of the smallest architecture.
+of a file have every two values that occur together. --all: every set, by the last folder's, for sm_90a. Sets that only
+GPUs with less shared memory ask for are compiled by the last folder's for one of those: every tile, and every value.
+Every set is held to the shared memory of the smallest architecture that asks for it.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import ctypes
 import itertools
 import os
 import pathlib
+import struct
 import sys
 import time
 import types
@@ -23,7 +25,9 @@ sys.modules.setdefault("cupy", types.ModuleType("cupy"))  # imported by module.p
 from sparseattn.kernels.cupy_raw import module, run, shapes  # noqa: E402
 
 ARCHITECTURES = "80", "90", "90a"
-SHARED = 163 * 1024  # bytes that a thread block can have on sm_80
+SMALL = "86"
+SHARED, LESS = 163 * 1024, 99 * 1024  # bytes that a thread block can have on sm_80 and on sm_86
+SYSTEM = 1024  # bytes in front of those that a kernel declares, from sm_90 on
 
 
 def main():
@@ -31,31 +35,48 @@ def main():
     parser.add_argument("--all", action="store_true", help="every set of constants")
     parser.add_argument("folders", nargs="+", type=pathlib.Path)
     args = parser.parse_args()
-    table = {}
-    for name, constants in run.variants():
-        table.setdefault(name, []).append(constants)
-    missing = sum(not_launchable(name, sets) for name, sets in table.items())
+    table, small = sets_of(SHARED), sets_of(LESS)
+    small = {name: new for name, sets in small.items() if (new := without(sets, table[name]))}
+    missing = not_launchable(table, SHARED) + not_launchable(small, LESS)
     libraries = [library_in(folder) for folder in args.folders]
     failed = 0
     for path in libraries:
         tables = {architecture: chosen(table, 1) for architecture in ARCHITECTURES}
         if path == libraries[-1]:
             tables[ARCHITECTURES[-1]] = table if args.all else chosen(table, 2)
+            tables[SMALL] = {name: of_each_tile(sets) for name, sets in small.items()}
         failed += compile_tables(path, tables)
     sys.exit(bool(failed or missing))
+
+
+def sets_of(memory):
+    """All sets of constants by file."""
+    table = {}
+    for name, constants in run.variants(memory):
+        table.setdefault(name, []).append(constants)
+    return table
+
+
+def without(sets, others):
+    known = {tuple(constants.items()) for constants in others}
+    return [constants for constants in sets if tuple(constants.items()) not in known]
 
 
 def chosen(table, strength):
     return {name: covering(sets, strength) for name, sets in table.items()}
 
 
-def not_launchable(name, sets):
+def not_launchable(table, memory):
     """How many sets of constants ask for more shared memory than there is; printed."""
-    asked = [(shapes.shape_of(name, constants).shared, constants) for constants in sets]
-    most, constants = max(asked, key=lambda pair: pair[0])
-    words = f", more than {SHARED}: {constants}" if most > SHARED else ""
-    print(f"{name:<15}{len(sets):>5} sets of constants, at most {most:>6} bytes of shared memory{words}")
-    return sum(size > SHARED for size, _ in asked)
+    print(f"\n{memory} bytes of shared memory")
+    found = 0
+    for name, sets in table.items():
+        asked = [(shapes.shape_of(memory, name, constants).shared, constants) for constants in sets]
+        most, constants = max(asked, key=lambda pair: pair[0])
+        words = f", more than there is: {constants}" if most > memory else ""
+        print(f"  {name:<15}{len(sets):>5} sets of constants, at most {most:>6} bytes{words}")
+        found += sum(size > memory for size, _ in asked)
+    return found
 
 
 def library_in(folder):
@@ -78,6 +99,13 @@ def covering(sets, strength):
         chosen.append(sets[best])
         open_ones &= ~bits[best]
     return chosen
+
+
+def of_each_tile(sets):
+    """Some of the sets: together every value, and every tile of every width."""
+    tiles = [tuple(constants.get(key) for key in ("BITS", "HEAD_DIM", "ROWS", "KV")) for constants in sets]
+    chosen = covering([{**constants, "tile": tile} for constants, tile in zip(sets, tiles)], 1)
+    return [{key: value for key, value in constants.items() if key != "tile"} for constants in chosen]
 
 
 def compile_tables(path, tables):
@@ -117,8 +145,26 @@ def compiled(job):
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetProgramLog(program, log)
+    words = log.value.decode(errors="replace")
+    if not bad:
+        nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+        cubin = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetCUBIN(program, cubin)
+        declared = declared_memory(cubin.raw, name) - (0 if architecture < "90" else SYSTEM)
+        known = shapes.shape_of(LESS if architecture == SMALL else SHARED, name, constants).declared
+        bad, words = declared > known, f"declares {declared} bytes of shared memory, shapes.py counts on {known}"
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return tuple(v.value for v in version), bool(bad), log.value.decode(errors="replace"), time.perf_counter() - begin
+    return tuple(v.value for v in version), bool(bad), words, time.perf_counter() - begin
+
+
+def declared_memory(cubin, name):
+    """Bytes of shared memory that the text of a kernel declares: the size of a section of its ELF file."""
+    at, = struct.unpack_from("<Q", cubin, 40)
+    size, count, names = struct.unpack_from("<3H", cubin, 58)
+    headers = [struct.unpack_from("<2I4Q", cubin, at + i * size) for i in range(count)]  # name, _, _, _, offset, size
+    first = headers[names][4]
+    wanted = f".nv.shared.{name}\0".encode()
+    return sum(header[5] for header in headers if cubin.startswith(wanted, first + header[0]))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import test_reformer
 import test_routing
 from devices import BACKENDS, CALLS, cupy_or_skip, moved, poisoned, there_and_back, usable_or_skip
 from sparseattn import Pattern, patterns
+from sparseattn.kernels import cupy_raw
+from sparseattn.kernels.cupy_raw.run import target
 from test_attend import (
     DTYPES,
     close,
@@ -153,6 +155,18 @@ WALKS = {
 def test_wide_heads_and_large_groups(walk, layout, dtype, backend):
     build, mask = WALKS[walk]
     compared(build(), mask, *drawn(5, mask, layout, DTYPES[dtype], batch=1), backend)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("layout", [*WIDE_LAYOUTS, (1, 1, 64, 64)], ids=str)
+@pytest.mark.parametrize("walk", [*WALKS, "rows of 64"])
+@pytest.mark.parametrize("backend", ["cupy_raw"], indirect=True)
+def test_shapes_for_less_shared_memory(backend, walk, layout, dtype, monkeypatch):
+    """What a GPU of compute capability 8.6 runs, on any."""
+    monkeypatch.setattr(cupy_raw, "_target", lambda device: target(99 * 1024))
+    build, mask = WALKS[walk.removesuffix(" of 64")]
+    pattern = build().reblock((1, 64)) if walk == "rows of 64" else build()
+    compared(pattern, mask, *drawn(5, mask, layout, DTYPES[dtype], batch=1), backend)
 
 
 @pytest.mark.parametrize("dtype", NARROW)

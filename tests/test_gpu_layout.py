@@ -11,8 +11,8 @@ from sparseattn.kernels.gpu.target import ROW_KEYS, Target
 LAYOUTS = [(1, 1), (2, 1), (2, 2), (6, 2)]  # query heads a pattern head, and of them those that share a k/v head
 
 
-def target(rows, block_y):
-    return Target("some", block_y, lambda *_: rows, None)
+def target(rows, block_y, most_keys=ROW_KEYS):
+    return Target("some", block_y, lambda kernel, *_: (most_keys,) if kernel == "row_backward" else rows, None)
 
 
 def visited(pattern, structures, kv, batch, n_heads, n_kv_heads):
@@ -76,9 +76,9 @@ def mask(t, structure, entry, y_at, block_x, block_y):
     return kept
 
 
-@pytest.mark.parametrize("rows, block_y", [((128, 64), 64), ((64,), 64), ((32,), 32)], ids=str)
+@pytest.mark.parametrize("sizes", [((128, 64), 64, 64), ((64,), 64, 64), ((32,), 32, 64), ((16,), 64, 16)], ids=str)
 @pytest.mark.parametrize("number", range(len(families.TABLE)), ids=[case.name for case in families.TABLE])
-def test_every_pair_once(number, rows, block_y):
+def test_every_pair_once(number, sizes):
     case = families.TABLE[number]
     pattern, dense = case.build(), case.mask
     group, share = LAYOUTS[number % len(LAYOUTS)]
@@ -86,9 +86,9 @@ def test_every_pair_once(number, rows, block_y):
     n_heads = group * pattern.n_heads
     n_kv_heads = pattern.n_heads if pattern.n_heads > 1 else n_heads // share
     for kv in (None, 0, 1):
-        structures = (layout.forward_structures(pattern, target(rows, block_y), 16, 64) if kv is None else
-                      layout.backward_structures(pattern, target(rows, block_y), 16, 64, kv))
-        assert all(s.part.block_size[kv or 0] <= ROW_KEYS for s in structures if s.is_row)
+        structures = (layout.forward_structures(pattern, target(*sizes), 16, 64) if kv is None else
+                      layout.backward_structures(pattern, target(*sizes), 16, 64, kv))
+        assert all(s.part.block_size[0 if kv else 1] <= (sizes[2] if kv else ROW_KEYS) for s in structures if s.is_row)
         met, _ = visited(pattern, structures, kv or 0, batch, n_heads, n_kv_heads)
         whole = dense[np.arange(batch) * dense.shape[0] // batch][:, np.arange(n_heads) * dense.shape[1] // n_heads]
         assert np.array_equal(met, whole), ("forward", "dq", "dk dv")[(kv is not None) + (kv or 0)]

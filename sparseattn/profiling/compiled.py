@@ -13,8 +13,8 @@ from sparseattn.kernels.numba_cpu.compile import cached
 from sparseattn.kernels.numba_cpu.lanewise import exp
 from sparseattn.kernels.numba_cpu.simd import add, data, fma, lanes_of, load, maximum, splat, store, sub
 from sparseattn.kernels.numba_cpu.wide import PART, alike, counted, size_of, sum_of, widen
+from sparseattn.profiling.scores import LOWEST
 
-LOWEST = np.float32(-3e38)  # a score that gets no weight
 LEAST = -1e30  # a finite number whose exponential is 0
 CHUNK = 64  # keys side by side
 NEAR = 64.0  # a float32 score whose key has more than this part of its row's entropy is computed again, in float64
@@ -42,48 +42,27 @@ def total(x):
 
 
 @cached
-def hide(scores, stops):
-    """Keys from stops[i] on get the lowest of all scores in row i."""
-    for i in range(scores.shape[0]):
-        scores[i, stops[i] :] = LOWEST
-
-
-@cached
-def exponentials(scores, top, scale, more, x, e):
-    """x = scale * (scores - top) + more, and e = exp(x). The scale counts in full, though a float32 is less."""
-    own, logs, weights, lanes = data(scores), data(x), data(e), lanes_of(data(e))
+def exponentials(scores, top, scale, more, place, x, sums):
+    """Scores become e = exp(x), x = scale * (score - top) + more; sums[c] = that of PART of these from PART * c on.
+    The scale counts in full, though a float32 is less. Returns sums of e, -e * x, e * e, e * distance, e * offset."""
+    e, logs, lanes = data(scores), data(x), lanes_of(data(scores))
     high = scores.dtype.type(scale)
-    low, whole = scores.dtype.type(scale - high), e.size - e.size % lanes
-    best, factor, rest = splat(own, top), splat(own, high), splat(own, low)
-    added, least = splat(own, more), splat(own, LEAST)
-    for j in range(0, whole, lanes):
-        value = sub(load(own, j), best)
-        value = maximum(least, fma(factor, value, fma(rest, value, added)))  # where NaN stays
-        store(logs, j, value)
-        store(weights, j, exp(value))
-    for j in range(whole, e.size):
-        x[j] = max(scale * (scores[j] - top) + more, LEAST)
-        e[j] = math.exp(x[j])
-
-
-@cached
-def moments(e, x, place):
-    """Sums over keys of e, -e * x, e * e, e * distance and e * offset."""
-    weights, logs, whole = data(e), data(x), e.size - e.size % PART
+    best, factor, rest = splat(e, top), splat(e, high), splat(e, scores.dtype.type(scale - high))
+    added, least = splat(e, more), splat(e, LEAST / scale)
     ones = losses = squares = distances = offsets = alike(0.0)
     steps, further = counted(np.float64(-place)), alike(np.float64(PART))
-    for j in range(0, whole, PART):
-        w = widen(weights, j)
-        ones, losses, squares = add(ones, w), fma(w, widen(logs, j), losses), fma(w, w, squares)
+    for c in range(sums.size):
+        for j in range(PART * c, PART * c + PART, lanes):
+            value = maximum(least, sub(load(e, j), best))  # where NaN stays
+            value = fma(factor, value, fma(rest, value, added))
+            store(logs, j, value)
+            store(e, j, exp(value))
+        w = widen(e, PART * c)
+        sums[c] = sum_of(w)
+        ones, losses, squares = add(ones, w), fma(w, widen(logs, PART * c), losses), fma(w, w, squares)
         distances, offsets = fma(w, size_of(steps), distances), fma(w, steps, offsets)
         steps = add(steps, further)
-    one, loss, square = sum_of(ones), -sum_of(losses), sum_of(squares)
-    distance, offset = sum_of(distances), sum_of(offsets)
-    for j in range(whole, e.size):
-        w = np.float64(e[j])
-        one, loss, square = one + w, loss - w * x[j], square + w * w
-        distance, offset = distance + w * abs(j - place), offset + w * (j - place)
-    return one, loss, square, distance, offset
+    return sum_of(ones), -sum_of(losses), sum_of(squares), sum_of(distances), sum_of(offsets)
 
 
 @cached
@@ -96,36 +75,30 @@ def above(e, x, limit, log_l):
 
 
 @cached
-def correct(e, x, q, k, scale, m, at, limit, log_l):
-    """Compute the scores again in float64 of keys, but `at`, whose part ``e * (log_l - x)`` is above `limit`. Returns
-    the largest e of these; 0 if there are none."""
-    most = 0.0
-    for first in range(0, e.size, CHUNK):
-        own, logs = e[first : first + CHUNK], x[first : first + CHUNK]
-        if not above(own, logs, limit, log_l):
+def correct(e, x, q, k, scale, m, place, limit, log_l, sums):
+    """Compute the scores again in float64 of keys whose part ``e * (log_l - x)`` is above `limit`. Returns how much
+    more the sums of `exponentials` are then, and the largest e of these; 0 if there are none."""
+    one = loss = square = distance = offset = most = 0.0
+    for first in range(0, k.shape[0], CHUNK):
+        last = min(first + CHUNK, k.shape[0])
+        if not above(e[first:last], x[first:last], limit, log_l):
             continue
-        for j in range(own.size):
-            if own[j] * (log_l - logs[j]) > limit and first + j != at:
-                logs[j] = scale * product(q, k[first + j]) - m
-                own[j] = math.exp(logs[j])
-                most = max(most, own[j])
-    return most
+        for j in range(first, last):
+            old, was = np.float64(e[j]), np.float64(x[j])
+            if old * (log_l - was) > limit:
+                now = scale * product(q, k[j]) - m
+                e[j] = math.exp(now)
+                new = np.float64(e[j])
+                more, most = new - old, max(most, new)
+                one, loss, square = one + more, loss + old * was - new * now, square + more * (new + old)
+                distance, offset = distance + more * abs(j - place), offset + more * (j - place)
+                sums[j // PART] += more
+    return one, loss, square, distance, offset, most
 
 
 @cached
-def parts(x, sums):
-    """sums[c] = that of the PART numbers from PART * c on."""
-    numbers = data(x)
-    for c in range(sums.size):
-        sums[c] = sum_of(widen(numbers, PART * c))
-
-
-@cached
-def add_up(x, sums, before):
-    """sums[c] = that of the PART numbers, or what is left, from PART * c on; before[c] = that of all before these."""
-    whole = x.size // PART
-    parts(x, sums[:whole])
-    sums[whole:] = total(x[whole * PART :])
+def add_up(sums, before):
+    """before[c] = the sum of all before sums[c], and so for what comes behind the last."""
     held = before[0] = 0.0
     for c in range(sums.size):
         held += sums[c]
@@ -163,39 +136,6 @@ def within(e, before, last, place, masses, whole, found):
             if place + d >= 0 and place + d < e.size:
                 held += e[place + d]
         found[t] = d = min(d, furthest)
-
-
-@cached
-def largest(ordered, after, n):
-    """The sum of the n largest weights; after: of `ranked`."""
-    key = ordered.size - n
-    c = (key - ordered.size % PART + PART - 1) // PART
-    return after[c] + total(ordered[key : c * PART + ordered.size % PART])
-
-
-@cached
-def ranked(ordered, after, masses, whole, shares, n_open, keys, held):
-    """keys[t] = how many of the largest weights, which rise, add up to masses[t] * whole; held[c] = what part of
-    `whole` ceil(shares[c] * n_open) of them hold. after (n_parts + 1,): for sums from a part on to the end."""
-    first, n_parts = ordered.size % PART, after.size - 1  # where the first part begins
-    parts(ordered[first:], after[:n_parts])
-    after[n_parts] = 0.0
-    for c in range(n_parts - 1, -1, -1):
-        after[c] += after[c + 1]
-    for c in range(shares.size):
-        held[c] = largest(ordered, after, math.ceil(shares[c] * n_open)) / whole
-    for t in range(masses.size):
-        target, low, high = masses[t] * whole, 0, n_parts
-        while low < high:  # to the first part from which on there is too little
-            c = (low + high) // 2
-            low, high = (c + 1, high) if after[c] >= target else (low, c)
-        mass, key = after[low], first + low * PART
-        while mass < target and key > 0 and ordered[key - 1] > 0:
-            key -= 1
-            mass += ordered[key]
-        while mass < target and key < ordered.size and ordered[key] == 0:
-            key += 1
-        keys[t] = ordered.size - key
 
 
 @njit(cache=True, nogil=True, fastmath=WHOLE)
@@ -241,13 +181,16 @@ def spread_steps(e, weights, stops, firsts, offsets):
 
 
 @cached
-def blocks_of(x, size, weight, sums):
-    """Set sums to those of `size` numbers of x side by side, weighted."""
-    for first in range(0, x.size, size):
+def add_blocks(x, size, weight, sums):
+    """Add those of `size` numbers of x side by side, weighted, to sums."""
+    if size == 1:
+        add_row(x, weight, sums)
+        return
+    for c in range(-(-x.size // size)):
         s = 0.0
-        for j in range(first, min(first + size, x.size)):
+        for j in range(c * size, min(c * size + size, x.size)):
             s += x[j]
-        sums[first // size] = s * weight
+        sums[c] += s * weight
 
 
 @njit(cache=True, nogil=True, fastmath=WHOLE)
@@ -270,48 +213,48 @@ def along_axes(e, coordinates, own, found):
 
 
 @cached
-def weigh(scores, top, q, k, scale, m, at, again, place, e, x):
-    """e = exp(x), x the scores of one row less the largest one, which is m, of key `at`. Returns what `moments` gives
-    without that key, and the largest e. With `again`, m is a product in float64 as are, in the end, the scores of keys
-    that carry much of the entropy."""
-    exponentials(scores, top, scale, scale * top - m, x, e)
-    e[at] = x[at] = 0.0
-    rest, loss, square, distance, offset = moments(e, x, place)
-    l, log_l, most = 1.0 + rest, math.log1p(rest), 0.0
+def weigh(scores, q, k, scale, m, at, again, place, x, sums):
+    """Scores of one row become e = exp(x), x the scores less the largest one, which is m, of key `at`; sums: of PART
+    side by side. Returns what `exponentials` gives without that key, and the largest e. With `again`, m is a product in
+    float64 as are, in the end, the scores of keys that carry much of the entropy."""
+    top, most = scores[at], 0.0
+    scores[at] = LOWEST
+    rest, loss, square, distance, offset = exponentials(scores, top, scale, scale * top - m, place, x, sums)
+    l, log_l = 1.0 + rest, math.log1p(rest)
     limit = (log_l + loss / l) * l / NEAR
     if again and rest > 0 and log_l > limit:  # the largest key has the largest part
-        most = correct(e, x, q, k, scale, m, at, limit, log_l)
-    if most > 0:
-        rest, loss, square, distance, offset = moments(e, x, place)
-    e[at] = 1.0
+        one, less, two, far, off, most = correct(scores, x, q, k, scale, m, place, limit, log_l, sums)
+        rest, loss, square, distance, offset = rest + one, loss + less, square + two, distance + far, offset + off
+    scores[at] = 1.0
+    sums[at // PART] += 1.0
     return rest, loss, square, distance, offset, max(most, 1.0)
 
 
 @cached
-def reduce_rows(scores, q, k, scale, stops, places, at, again, n_open, quantiles, coordinates, targets, block, e, sums,
-                stats, distances, axes, columns, offsets, blocks):
-    """Of rows of one head, from their scores: weights e (n_rows, width) whose sums are `sums`, and all that a profile
-    says of them but the ranks.
+def reduce_rows(scores, q, k, scale, stops, places, at, again, n_open, quantiles, coordinates, targets, block, lines,
+                sums, stats, distances, axes, columns, offsets, mass):
+    """Of rows of one head: their scores (n_rows, a multiple of PART), which become weights whose sums are `sums`, and
+    all that a profile says of them but the ranks.
 
     stops, places, at, n_open: for each row one more than the last key it may see, the key it sits at (which may be no
     key), that of its largest score, how many it may see. again: whether scores that count most are computed again, in
-    float64. targets: a key for each row, or -1. Written, a row a query: stats (.., 9), distances (.., quantiles), axes,
-    blocks (.., n): mass of `block` keys side by side. Added up over rows: columns (n_keys,) and offsets (n_offsets,),
-    key less query from -(n_keys - 1) on.
+    float64. targets: a key for each row, or -1. lines: the row of `mass` that it belongs to. Written, a row a query:
+    stats (.., 9), distances (.., quantiles), axes. Added up over rows: columns (n_keys,), offsets (n_offsets,), key
+    less query from -(n_keys - 1) on, and mass (n_lines, n_blocks) of `block` keys side by side.
     """
-    n_keys, width = columns.size, e.shape[1]
-    x, of_parts, before = np.empty(width, e.dtype), np.empty(width // PART + 1), np.empty(width // PART + 2)
-    for i in range(e.shape[0]):
-        stop, place, blocks[i] = stops[i], places[i], 0.0
+    n_keys, width = columns.size, scores.shape[1]
+    x, of_parts, before = np.empty(width, scores.dtype), np.empty(width // PART), np.empty(width // PART + 1)
+    for i in range(scores.shape[0]):
+        stop, place = stops[i], places[i]
         if not n_open[i]:
-            stats[i], distances[i], axes[i], e[i], sums[i] = np.nan, np.nan, np.nan, 0.0, np.inf
+            stats[i], distances[i], axes[i], scores[i], sums[i] = np.nan, np.nan, np.nan, 0.0, np.inf
             continue
-        own, step, top = e[i, :stop], at[i] - place, scores[i, at[i]]
-        e[i, stop:] = 0.0
-        m = scale * (product(q[i], k[at[i]]) if again else np.float64(top))
-        rest, loss, square, distance, offset, most = weigh(scores[i], top, q[i], k, scale, m, at[i], again, place, own,
-                                                           x[:stop])
-        l, log_l = 1.0 + rest, math.log1p(rest)
+        n_parts, step = -(-stop // PART), at[i] - place
+        m = scale * (product(q[i], k[at[i]]) if again else np.float64(scores[i, at[i]]))
+        rest, loss, square, distance, offset, most = weigh(scores[i, : n_parts * PART], q[i], k[:stop], scale, m, at[i],
+                                                           again, place, x, of_parts[:n_parts])
+        scores[i, n_parts * PART :] = 0.0
+        own, l, log_l = scores[i, :stop], 1.0 + rest, math.log1p(rest)
         sums[i], weight = l, 1.0 / l
         stats[i, LSE], stats[i, ENTROPY], stats[i, LARGEST] = m + log_l, log_l + loss * weight, most * weight
         stats[i, COLLISION] = (square + 1.0) * weight * weight
@@ -319,29 +262,16 @@ def reduce_rows(scores, q, k, scale, stops, places, at, again, n_open, quantiles
         stats[i, SINK], stats[i, BEST], stats[i, TARGET] = own[0] * weight, step, np.nan
         if targets[i] >= 0:
             stats[i, TARGET] = own[targets[i]] * weight if targets[i] < stop else 0.0
-        n_parts = -(-stop // PART)
-        add_up(own, of_parts[:n_parts], before)
+        add_up(of_parts[:n_parts], before)
         within(own, before, n_parts, place, quantiles, l, distances[i])
         if block % PART:
-            blocks_of(own, block, weight, blocks[i])
+            add_blocks(own, block, weight, mass[lines[i]])
         else:
-            blocks_of(of_parts[:n_parts], block // PART, weight, blocks[i])
+            add_blocks(of_parts[:n_parts], block // PART, weight, mass[lines[i]])
         if coordinates.shape[0]:
             first = n_keys - coordinates.shape[1]  # that is on the grid
             axes[i] = np.nan
             if place >= first:
                 along_axes(own[first:], coordinates, coordinates[:, place - first], axes[i])
-    spread(e, 1.0 / sums, columns[:width])
-    spread_steps(e, 1.0 / sums, stops, n_keys - 1 - places, offsets)
-
-
-@cached
-def rank_rows(ordered, sums, n_open, masses, shares, keys, held):
-    """keys (n_rows, masses): how many of the largest weights of a row, which rise and have a sum in `sums`, hold these
-    masses; held (n_rows, shares): the most that shares of the n_open keys can hold. 0 and NaN where there is no key."""
-    after = np.empty(ordered.shape[1] // PART + 1)
-    for i in range(ordered.shape[0]):
-        if n_open[i]:
-            ranked(ordered[i], after, masses, sums[i], shares, n_open[i], keys[i], held[i])
-        else:
-            keys[i], held[i] = 0, np.nan
+    spread(scores, 1.0 / sums, columns[:width])
+    spread_steps(scores, 1.0 / sums, stops, n_keys - 1 - places, offsets)

@@ -13,11 +13,9 @@ from sparseattn.profiling.shapes import best_share
 from sparseattn.selection.sharing import for_each
 from sparseattn.xp import compute_dtype
 
-SCORES = 1 << 21  # that a matrix product gives at a time, of at most MOST rows
-MOST = 512
-ITEMS = 16  # work items of such a block of rows; what each adds up over its rows is added in their order
+ITEMS = 16  # work items of a head; what each adds up over its rows is added in their order
 LEAST = 2.0**-20  # of scales that stay factors
-NEAR = 1 << 17  # scores that are worked on at a time: what caches hold
+NEAR = 1 << 18  # scores that are worked on at a time: what caches hold
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,16 @@ class Measured:
 def measure(q, k, asked: Asked, advance) -> Measured:
     """The pass over q (batch, n_heads, n_queries, head_dim) and k (batch, n_kv_heads, n_keys, head_dim); `advance()` is
     called after each head."""
+    from sparseattn.profiling.scores import panels_of
+
     batch, n_heads, n_queries, _ = q.shape
     found = Measured.empty(batch, n_heads, asked, n_queries)
     for b, kv_head in itertools.product(range(batch), range(k.shape[1])):
         own = readable(k[b, kv_head], asked.is_open[b])
+        panels = panels_of(own)
         group = n_heads // k.shape[1]
         for h in range(kv_head * group, (kv_head + 1) * group):
-            _measure_head(found, b, h, readable(q[b, h][asked.rows], asked.is_asked[b]), own, asked)
+            _measure_head(found, b, h, readable(q[b, h][asked.rows], asked.is_asked[b]), own, panels, asked)
             advance()
     return found
 
@@ -108,25 +109,15 @@ def readable(x, there):
     return x if there.all() else np.where(there[:, None], x, x.dtype.type(0))
 
 
-def _measure_head(found, b, h, q, k, asked):
-    """Fill in one head: q (n_rows, head_dim), k (n_keys, head_dim)."""
-    stops, base = asked.stops(b), math.gcd(*asked.block_sizes)
+def _measure_head(found, b, h, q, k, panels, asked):
+    """Fill in one head: q (n_rows, head_dim), k (n_keys, head_dim), the same in panels."""
     q, scale = _signed(q, asked.scale)
-    tiles = Tiles(asked.rows, base, k.shape[0])
-    n_rows = min(max(SCORES // k.shape[0] // ITEMS, 1) * ITEMS, MOST)
-    scores, work = np.empty(n_rows * k.shape[0], k.dtype), Work(found, b, h, q, k, scale, asked)
-    for first in range(0, q.shape[0], n_rows):
-        rows = range(first, min(first + n_rows, q.shape[0]))
-        width = max(int(stops[rows.start : rows.stop].max()), 1)
-        product = scores[: len(rows) * width].reshape(-1, width)
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.matmul(q[rows.start : rows.stop], k[:width].T, out=product)
-        work.reduce(rows, product, tiles)
-    work.finish()
+    tiles = Tiles(asked.rows, math.gcd(*asked.block_sizes), k.shape[0])
+    Work(found, b, h, q, k, panels, scale, asked, tiles).reduce()
     if not np.isfinite(found.stats[b, h, asked.n_open(b) > 0, :8]).all():
         raise ValueError(f"scores of batch item {b}, head {h} are beyond {k.dtype}; pass float64 arrays, or smaller q "
                          "and k")
-    found.block_shares[b, h] = [tiles.share(size // base, asked, b) for size in asked.block_sizes]
+    found.block_shares[b, h] = [tiles.share(size // tiles.base, asked, b) for size in asked.block_sizes]
 
 
 def _signed(q, scale):
@@ -138,55 +129,54 @@ def _signed(q, scale):
 class Work:
     """One head while it is measured: what its work items share, and the memory that they use again and again."""
 
-    def __init__(self, found, b, h, q, k, scale, asked):
-        self.q, self.k, self.asked, self.scale = q, k, asked, scale
+    def __init__(self, found, b, h, q, k, panels, scale, asked, tiles):
+        self.q, self.k, self.panels, self.asked, self.scale, self.tiles = q, k, panels, asked, scale, tiles
+        self.width = panels.shape[0] * panels.shape[2]
         self.closed = np.flatnonzero(~asked.is_open[b])
         self.stops, self.n_open, self.places = asked.stops(b), asked.n_open(b), asked.places
         self.targets = asked.targets[b, h]
         self.rows = [x[b, h] for x in (found.stats, found.keys, found.distances, found.held, found.axes)]
         self.sums = [x[b, h] for x in (found.columns, found.offsets)]
         self.parts = [np.zeros((ITEMS, x.size)) for x in self.sums]
-        self.spare: list[np.ndarray] = []
+        self.spare: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def reduce(self, rows, scores, tiles):
-        """Take in a block of rows with their scores (n_rows, width)."""
-        size = -(-len(rows) // ITEMS)
-        starts = range(rows.start, rows.stop, size)
-        blocks = np.empty((len(rows), tiles.n_cols))
+    def reduce(self):
+        """Take in all rows, in work items of whole lines of blocks."""
+        edges = np.append(np.flatnonzero(np.diff(self.tiles.line_of, prepend=-1)), self.stops.size)
+        starts = edges[np.unique(np.linspace(0, edges.size - 1, ITEMS + 1).astype(int))]
 
         def item(number):
-            last = min(starts[number] + size, rows.stop)
-            step = min(max(NEAR // scores.shape[1], 1), size)
+            last = starts[number + 1]
+            step = max(NEAR // self.width, 1)
             for first in range(starts[number], last, step):
-                self._some(slice(first, min(first + step, last)), number, scores, blocks, rows.start, tiles.base)
+                self._some(slice(first, min(first + step, last)), number)
 
-        for_each(item, range(len(starts)))
-        tiles.add(rows, blocks)
-
-    def finish(self):
-        """Add up what the work items found."""
+        for_each(item, range(starts.size - 1))
         for total, part in zip(self.sums, self.parts):
             total += part.sum(axis=0)
 
-    def _some(self, rows, number, scores, blocks, begin, base):
-        """A few rows: all but the ranks, then their weights in order and the ranks."""
-        from sparseattn.profiling import compiled
+    def _some(self, rows, number):
+        """A few rows: all but the ranks, then the ranks."""
+        from sparseattn.profiling import compiled, ranks, scores
 
-        asked, here, stops = self.asked, slice(rows.start - begin, rows.stop - begin), self.stops[rows]
-        own, again = scores[here], scores.dtype == np.float32
-        n, width = len(own), max(int(stops.max()), 1)
-        memory = self.spare.pop() if self.spare else np.empty(max(NEAR, self.k.shape[0]), scores.dtype)
-        e = memory[: n * width].reshape(n, width)
-        compiled.hide(own, stops)
-        if self.closed.size:
-            own[:, self.closed[: np.searchsorted(self.closed, width)]] = compiled.LOWEST
-        at, sums, n_open = own.argmax(axis=1), np.empty(n), self.n_open[rows]
+        asked, stops, n_open = self.asked, self.stops[rows], self.n_open[rows]
+        n, width = stops.size, max(-(-int(stops.max()) // scores.SIDE), 1) * scores.SIDE
+        memory = self.spare.pop() if self.spare else np.empty((2, max(NEAR, self.width)), self.k.dtype)
+        e, picked = memory[:, : n * width].reshape(2, n, width)
+        scores.score(self.q[rows], self.panels, stops, self.closed, e)
+        at, sums, again = e.argmax(axis=1), np.empty(n), e.dtype == np.float32
         stats, keys, distances, held, axes = (r[rows] for r in self.rows)
-        compiled.reduce_rows(own, self.q[rows], self.k, self.scale, stops, self.places[rows], at, again, n_open,
-                             asked.quantiles, asked.coordinates, self.targets[rows], base, e, sums, stats, distances,
-                             axes, *(p[number] for p in self.parts), blocks[here])
-        e.sort(axis=1)
-        compiled.rank_rows(e, sums, n_open, asked.masses, asked.shares, keys, held)
+        compiled.reduce_rows(e, self.q[rows], self.k, self.scale, stops, self.places[rows], at, again, n_open,
+                             asked.quantiles, asked.coordinates, self.targets[rows], self.tiles.base,
+                             self.tiles.line_of[rows], sums, stats, distances, axes, *(p[number] for p in self.parts),
+                             self.tiles.mass)
+        counts, masses = np.ceil(asked.shares * n_open[:, None]), np.where(n_open > 0, sums, 0)[:, None] * asked.masses
+        above = np.empty((n, asked.shares.size + asked.masses.size, 3))
+        bits = e.view(np.int32 if again else np.int64)
+        picked = picked[:, : ranks.pick_rows(e, bits, stops, counts, masses, picked, above)]
+        picked.sort(axis=1)
+        ranks.rank_rows(picked, counts, masses, above, keys, held)
+        held /= np.where(n_open > 0, sums, np.nan)[:, None]
         self.spare.append(memory)
 
 
@@ -209,7 +199,12 @@ class Tiles:
         """Share of the mass in the best tenth of the blocks of `times` x `times` such blocks that hold allowed pairs of
         the rows; of `n` such blocks ceil(n / 10) are the best tenth."""
         starts = np.flatnonzero(np.diff(self.lines // times, prepend=-1))
-        mass = np.add.reduceat(np.add.reduceat(self.mass, starts, axis=0), range(0, self.n_cols, times), axis=1)
+        n_cols = -(-self.n_cols // times)
+        mass = np.zeros((self.lines.size, n_cols))
+        for first in range(times):
+            own = self.mass[:, first::times]
+            mass[:, : own.shape[1]] += own
+        mass = np.add.reduceat(mass, starts, axis=0)
         stops = np.zeros(self.lines.size, np.int64)
         np.maximum.at(stops, self.line_of, asked.stops(item))
         keys = np.where(asked.is_open[item], np.arange(asked.is_open.shape[1]), asked.is_open.shape[1])

@@ -41,13 +41,13 @@ def _why_not_here():
 def forward(q, k, v, pattern, *, scale, out=None, options=PLAIN):
     """out (batch, n_heads, n_queries, v_dim) and lse (batch, n_heads, n_queries) of a checked call."""
     with _device_of(q):
-        return _launcher("forward")(_target(), q, k, v, pattern, scale, out, options)
+        return _launcher("forward")(_target(q.data.device_id), q, k, v, pattern, scale, out, options)
 
 
 def backward(dout, q, k, v, out, lse, pattern, *, scale, dlse=None, options=PLAIN):
     """dq, dk, dv of a checked call, each like its input, and the gradients of the bias' values and of the sinks."""
     with _device_of(q):
-        return _launcher("backward")(_target(), dout, q, k, v, out, lse, pattern, scale, dlse, options)
+        return _launcher("backward")(_target(q.data.device_id), dout, q, k, v, out, lse, pattern, scale, dlse, options)
 
 
 def _device_of(x):
@@ -64,21 +64,24 @@ def _launcher(name):
 
 
 @functools.cache
-def _target():
-    from sparseattn.kernels.cupy_raw.run import TARGET
+def _target(device):
+    """The kernels as a GPU, given by its number, has memory for them."""
+    from sparseattn.kernels.cupy_raw import module, run
 
-    return TARGET
+    return run.target(module.allowed_memory(device))
 
 
 def estimate(q, k, v, pattern, *, backward=False):
     """An `Estimate` of a checked call: kernels, blocks, pairs, FLOPs, bytes; there is no model of time."""
     from sparseattn.kernels.gpu import cost
 
-    return cost.estimate(_target(), q, k, v, pattern, backward)
+    return cost.estimate(_target(q.data.device_id), q, k, v, pattern, backward)
 
 
 def prepare(pattern, backward=True):
     """Make ahead the structures that the kernels read; places and tables follow at the first call of each size."""
     from sparseattn.kernels.gpu import layout
+    from sparseattn.xp import current_gpu
 
-    layout.prepare(pattern, _target(), backward)
+    device = current_gpu() if pattern.device == "cpu" else int(pattern.device.removeprefix("cuda:"))
+    layout.prepare(pattern, _target(device), backward)

@@ -5,6 +5,13 @@
 #ifndef BIAS_GRAD
 #define BIAS_GRAD 0
 #endif
+#ifndef ROW_SUMS
+#define ROW_SUMS 0
+#endif
+// BIAS_GRAD: how gradients of values are summed
+#define OWN_VALUE 1   // a pair has a value of its own
+#define BY_VALUE 2    // whole numbers at the place of the value
+#define BY_SUM 3      // whole numbers at the sum of codes, which labels are looked up by afterwards
 
 #if OUT32
 typedef float result;
@@ -12,43 +19,64 @@ typedef float result;
 typedef element result;
 #endif
 
-// One pair of a stationary row x and a moving row y: its score s becomes the weight that multiplies y2, dP in d becomes
-// dS times the slope of the softcap. `there`: whether it is attended. `counts`: whether this thread is to add to the
-// gradient of the bias.
-__device__ __forceinline__ void pair_gradient(float& s, float& d, bool there, bool counts, float lse2, float delta, float scale, const Options& o,
-                                              const Shaping& shaping, code_t x_code, int x_token, int y_token, void* dvalues, const double* grain) {
-#if SHAPED
-  float z = s * scale, slope = 1.f;
-  if (o.softcap != 0.f) { const float u = tanh_of(z / o.softcap); z = o.softcap * u; slope = 1.f - u * u; }
-#if BIAS
-  i64 value = 0;
-  if (there && x_token >= 0) { value = place_of(o, shaping, x_code, o.y_codes[y_token], x_token, y_token); z += shaping.values[value]; }
-#endif
-  const float exponent = fmaf(z, LOG2E, -lse2);
-#else
-  const float exponent = fmaf(s, scale * LOG2E, -lse2);
-#endif
-  const float p = there ? ex2(fminf(exponent, 0.f)) : 0.f;   // no weight is above 1, whatever rounding says
-  s = p;
+__device__ __forceinline__ Side stationary_side(const Shaping& s, const code_t* codes, i64 step, int token) {
+  return KV ? key_side(codes, step, token) : query_side(s, codes, step, token);
+}
+__device__ __forceinline__ Side moving_side(const Shaping& s, const code_t* codes, i64 step, int token) {
+  return KV ? query_side(s, codes, step, token) : key_side(codes, step, token);
+}
+
+// One pair: what is exponentiated (over `factor`), s, becomes the weight that multiplies y2 (1 / kept of it), dP in d becomes
+// dS. No weight is above 1, whatever rounding says.
+__device__ __forceinline__ void pair_gradient(float& s, float& d, float lse2, float delta, float factor, bool dropped, float kept) {
+  const float p = ex2(fminf(fmaf(s, factor, -lse2), 0.f));
 #if DROPOUT
-  const u32 number = KV ? draw(draw(shaping.draw, y_token), x_token) : draw(draw(shaping.draw, x_token), y_token);
-  const bool dropped = number <= o.limit;
-  s = dropped ? 0.f : p * o.kept;
-  d = dropped ? 0.f : d * o.kept;
-#endif
-  // also where dP is NaN: of a pair that is not there, or that a bias of -inf leaves out
-  d = !there || (SHAPED && p == 0.f) ? 0.f : p * (d - delta);
-#if BIAS_GRAD
-  if (there && x_token >= 0 && counts) {
-    const i64 at = shaping.values - o.values + value;
-#if BIAS_GRAD == 1
-    ((float*)dvalues)[at] = d;
+  s = dropped ? 0.f : p;
+  const float gap = fmaf(dropped ? 0.f : d, kept, -delta);
 #else
-    atomicAdd((u64*)dvalues + at, (u64)__double2ll_rn(d * grain[0]));   // whole numbers: equal sums in any order
+  s = p;
+  const float gap = d - delta;
 #endif
-  }
-#endif
-#if SHAPED
-  d = p == 0.f ? 0.f : d * slope;
+  d = BIAS && p == 0.f ? 0.f : p * gap;   // a bias of -inf leaves a pair out, even where dP is NaN
+}
+
+#if BIAS_GRAD
+// d becomes part of the gradient of a pair's value, in memory that all thread blocks share.
+__device__ __forceinline__ void add_to_values(float d, const Options& o, const Shaping& s, const Side& x, const Side& y, void* dvalues, const double* grain) {
+  const code_t at = BIAS_GRAD == BY_SUM ? code_of<true>(o, x, y) : place_of(o, s, x, y);
+#if BIAS_GRAD == OWN_VALUE
+  ((float*)dvalues)[s.sums + at] = d;
+#else
+  atomicAdd((u64*)dvalues + s.sums + at, (u64)__double2ll_rn(d * grain[0]));   // whole numbers: equal sums in any order
 #endif
 }
+#endif
+#if BIAS_GRAD == BY_SUM
+// The sums of a tile by code, in shared memory: a number of grains is a high part of 22 bits times 2^16 and a low one, so
+// neither part's sum over a tile passes 32 bits.
+constexpr int PLACES = BITS == 16 ? 512 : 256;
+struct TileSums {
+  int high[PLACES], low[PLACES];
+  __device__ __forceinline__ void add(int place, float d, float coarse) {   // coarse: grains of 2^16 to a unit of d
+    const float whole = 12582912.f, x = d * coarse, high_part = x + whole, low_part = fmaf(x - (high_part - whole), 65536.f, whole);
+    atomicAdd(high + place, __float_as_int(high_part) - 0x4B400000);
+    atomicAdd(low + place, __float_as_int(low_part) - 0x4B400000);
+  }
+  // Adds those of the first `n` places to the call's, and forgets them.
+  template <int THREADS> __device__ __forceinline__ void flush(int n, u64* to) {
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+      const int h = high[i], l = low[i];
+      if (h | l) { atomicAdd(to + i, (u64)((i64)h * 65536 + l)); high[i] = low[i] = 0; }
+    }
+  }
+};
+// The lowest and the highest code among a warp's sides with tokens.
+__device__ __forceinline__ int2 codes_of_warp(int2 range) {
+  return make_int2(__reduce_min_sync(~0u, range.x), __reduce_max_sync(~0u, range.y));
+}
+__device__ __forceinline__ int2 range_of(int code, int token) { return token < 0 ? make_int2(0x7fffffff, -0x7fffffff) : make_int2(code, code); }
+#endif
+#if ROW_SUMS
+// The sum of a query's dS, which a sink's gradient needs, added to that of the call.
+__device__ __forceinline__ void add_row_sum(float sum, u64* to, double grain) { atomicAdd(to, (u64)__double2ll_rn(sum * grain)); }
+#endif

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import cupy
 
+from sparseattn.kernels.cupy_raw.shapes import too_large
+
 ARCHITECTURE_SPECIFIC = {"90": "90a"}  # CuPy asks for sm_90 by itself; NVRTC keeps the one of these options
 FORMATS = {"int": "i", "u32": "I", "i64": "q", "float": "f"}
 BUFFER_POINTER, BUFFER_SIZE = 1, 2  # of cuLaunchKernel's `extra`
@@ -63,7 +65,10 @@ def kernel(name: str, constants: tuple, shared: int, device: int) -> Kernel:
         architecture = here.compute_capability
         module = cupy.RawModule(code=source(name), options=options(dict(constants), architecture))
         raw = module.get_function(name)
-        raw.max_dynamic_shared_size_bytes = shared
+        try:
+            raw.max_dynamic_shared_size_bytes = shared
+        except cupy.cuda.driver.CUDADriverError as error:
+            raise NotImplementedError(too_large(name, dict(constants), allowed_memory(device))) from error
         kinds = tuple(kind for kind, _ in parameters(name))
         form = "@" + "".join({"rows": "P3q", "pointer": "P"}.get(kind, kind) for kind in kinds)
         return Kernel(raw.kernel.ptr, kinds, struct.Struct(form), (module, raw))
@@ -130,3 +135,10 @@ def _driver():
 def current_device() -> int:
     """The number of the GPU that work goes to now."""
     return cupy.cuda.runtime.getDevice()
+
+
+@functools.cache
+def allowed_memory(device: int) -> int:
+    """Bytes of shared memory that a GPU allows a thread block that asks for them."""
+    runtime = cupy.cuda.runtime
+    return runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, device)

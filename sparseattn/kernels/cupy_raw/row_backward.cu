@@ -37,7 +37,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
              float scale,
              float softcap, const float* values, const i64* value_at, const int* labels, const code_t* x_codes, const code_t* y_codes,
              i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
-             void* dvalues, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, Rows<float> carry1, Rows<float> carry2,
+             void* dvalues, u64* row_sums, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, Rows<float> carry1, Rows<float> carry2,
              float* part1, float* part2) {
   const int* place = places + 8 * blockIdx.y;
   if ((int)blockIdx.x >= place[5]) return;
@@ -45,7 +45,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
   const int4 item = items[place[4] + blockIdx.x];   // row, first, count, slot
   const int parts = KV ? repeat : block_y;          // moving rows of an entry
   const int total = item.z * parts, steps = (total + COLS - 1) / COLS, column = blockIdx.z * W;
-  const Options options = {softcap, values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, kept, word};
+  const Options options = {values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, word};
 
   // token and head of a stationary row; token -1: nobody
   auto x_token = [&](int row) {
@@ -119,20 +119,28 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
 
   int t[2];             // tokens of the thread's two rows
   float2 row_stats[2];
-  code_t row_codes[2];
-  Shaping row_shaping[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    const int r = row + 8 * h;
-    t[h] = x_token(r);
-    if (!KV) row_stats[h] = t[h] >= 0 ? stats[((i64)batch * n_heads + head_of(r)) * n_x + t[h]] : make_float2(POS_INF, 0.f);
-#if BIAS
-    row_codes[h] = t[h] >= 0 ? x_codes[t[h]] : 0;
-#endif
-#if !KV && (BIAS || DROPOUT)
-    row_shaping[h] = shaping_of(options, batch, x_head + min(r, repeat - 1), n_heads);
-#endif
+    t[h] = x_token(row + 8 * h);
+    if (!KV) row_stats[h] = t[h] >= 0 ? stats[((i64)batch * n_heads + head_of(row + 8 * h)) * n_x + t[h]] : make_float2(POS_INF, 0.f);
   }
+#if BIAS || DROPOUT
+  Shaping row_shaping[2];   // with KV each moving row has a head of its own
+  Side sides[2];
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    if (!KV) row_shaping[h] = shaping_of(options, batch, x_head + min(row + 8 * h, repeat - 1), n_heads);
+    sides[h] = stationary_side(row_shaping[h], x_codes, x_step, t[h]);
+  }
+#endif
+#if SOFTCAP
+  const Cap cap(scale, softcap);
+  const float inverse = 1.f / softcap;
+#endif
+#if ROW_SUMS
+  float row_sum[2] = {0.f, 0.f};
+#endif
+  const float factor = (SHAPED ? 1.f : scale) * LOG2E;
   float sum1[1][W / 2], sum2[1][KV ? W / 2 : 4];
 #pragma unroll
   for (int i = 0; i < W / 2; i++) { sum1[0][i] = 0.f; if (KV) sum2[0][i] = 0.f; }
@@ -169,6 +177,12 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
       }
     }
 
+#if SOFTCAP
+    cap(s[0]);
+#elif SHAPED
+#pragma unroll
+    for (int i = 0; i < OWN / 2; i++) s[0][i] *= scale;
+#endif
     // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
 #pragma unroll
     for (int j = 0; j < OWN / 8; j++) {
@@ -176,19 +190,40 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
       if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + first_col + 8 * j + 2 * c) * 8);
       else q = make_float4(row_stats[0].x, row_stats[0].y, row_stats[1].x, row_stats[1].y);
 #pragma unroll
-      for (int n = 0; n < 4; n++) {
-        const int i = n / 2, h = n % 2;   // column by column: with KV each has a head of its own
-        const bool second = KV ? i : h;
-        const float lse2 = second ? q.z : q.x, delta = second ? q.w : q.y;
-        const bool there = attended[h] >> (2 * j + i) & 1;
-        const int y_token = BIAS || DROPOUT ? tokens[ring + 8 * j + i] : 0;
-#if KV && (BIAS || DROPOUT)
-        const Shaping shaping = shaping_of(options, batch, heads[ring + 8 * j + i], n_heads);
-#else
-        const Shaping& shaping = row_shaping[h];
+      for (int i = 0; i < 2; i++) {
+#if BIAS || DROPOUT
+        const int y_token = tokens[ring + 8 * j + i];
+        const Shaping col_shaping = KV ? shaping_of(options, batch, heads[ring + 8 * j + i], n_heads) : row_shaping[0];
+        const Side side = moving_side(col_shaping, y_codes, y_step, y_token);
 #endif
-        pair_gradient(s[0][4 * j + 2 * h + i], d[0][4 * j + 2 * h + i], there, true, lse2, delta, scale, options, shaping, row_codes[h], t[h], y_token,
-                      dvalues, grain);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+          const int at = 4 * j + 2 * h + i;
+          const bool second = KV ? i : h, there = attended[h] >> (2 * j + i) & 1;
+          bool dropped = false;
+#if SOFTCAP
+          const float u = s[0][at] * inverse, slope = fmaf(-u, u, 1.f);
+#endif
+#if BIAS
+          const Shaping& shaping = KV ? col_shaping : row_shaping[h];
+          s[0][at] += value_of(options, shaping, sides[h], side);
+#endif
+#if DROPOUT
+          dropped = is_dropped(options, sides[h], side);
+#endif
+          s[0][at] = there ? s[0][at] : NEG_INF;
+          pair_gradient(s[0][at], d[0][at], second ? q.z : q.x, second ? q.w : q.y, factor, dropped, kept);
+          d[0][at] = there ? d[0][at] : 0.f;
+#if ROW_SUMS
+          row_sum[h] += d[0][at];
+#endif
+#if BIAS_GRAD
+          if (d[0][at] != 0.f) add_to_values(d[0][at], options, shaping, sides[h], side, dvalues, grain);
+#endif
+#if SOFTCAP
+          d[0][at] *= slope;
+#endif
+        }
       }
     }
 #if KV
@@ -201,6 +236,15 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
     fetch(step + STAGES);
   }
   wait_for<0>();
+#if ROW_SUMS
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    float sum = row_sum[h];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    if (c == 0 && t[h] >= 0) add_row_sum(sum, row_sums + ((i64)batch * n_heads + head_of(row + 8 * h)) * n_x + t[h], grain[0]);
+  }
+#endif
 
   // the warps' results take the place of the tiles, then whole rows are written
   auto write_rows = [&](const float (&sum)[W / 2], float f, int width, const Rows<result>& out, const Rows<float>& carry, float* part) {
@@ -239,6 +283,6 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
   };
   write_rows(sum1[0], scale, head_dim, out1, carry1, part1);
 #if KV
-  write_rows(sum2[0], 1.f, v_dim, out2, carry2, part2);
+  write_rows(sum2[0], DROPOUT ? kept : 1.f, v_dim, out2, carry2, part2);
 #endif
 }

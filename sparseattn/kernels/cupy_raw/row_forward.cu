@@ -38,7 +38,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   const int x_token = token_at(x_order, place[6], item.x, n_x);
   if (x_token < 0) return;
   const int total = item.z * block_y, steps = (total + COLS - 1) / COLS;
-  const Options options = {softcap, values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, kept, word};
+  const Options options = {values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, word};
 
   extern __shared__ __align__(128) unsigned char tiles[];
   const u32 shared = shared_address(tiles), y_tiles = shared + X_BYTES;
@@ -71,16 +71,15 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
 
 #if BIAS || DROPOUT
   Shaping shaping[2];   // of the heads of the thread's two rows
+  Side sides[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     shaping[h] = shaping_of(options, batch, x_head + min(r + 8 * h, repeat - 1), n_heads);
-#if DROPOUT
-    shaping[h].draw = draw(shaping[h].draw, x_token);
-#endif
+    sides[h] = query_side(shaping[h], x_codes, x_step, x_token);
   }
 #endif
-#if BIAS
-  const code_t x_code = x_codes[x_token];
+#if SOFTCAP
+  const Cap cap(scale, softcap);
 #endif
   float o[1][D / 2];
   Row row0, row1;
@@ -98,35 +97,34 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
     const int* t = tokens + step % RING * COLS + warp * OWN + 2 * c;
     float s[1][OWN / 2];
     scores<1, OWN>(s, shared, 0, own, lane);
+#if SOFTCAP
+    cap(s[0]);
+#elif SHAPED
+#pragma unroll
+    for (int i = 0; i < OWN / 2; i++) s[0][i] *= scale;
+#endif
 #pragma unroll
     for (int j = 0; j < OWN / 8; j++) {
       const int2 pair = *(const int2*)(t + 8 * j);
+#if BIAS
+      const Side two[2] = {key_side(y_codes, y_step, pair.x), key_side(y_codes, y_step, pair.y)};
+#endif
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const int y_token = i % 2 ? pair.y : pair.x;
         float& z = s[0][4 * j + i];
-#if SHAPED
-        z *= scale;
-        if (softcap != 0.f) z = softcap * tanh_of(z / softcap);
 #if BIAS
-        if (y_token >= 0 && r + 8 * (i / 2) < repeat)
-          z += shaping[i / 2].values[place_of(options, shaping[i / 2], x_code, y_codes[y_token], x_token, y_token)];
+        z += value_of(options, shaping[i / 2], sides[i / 2], two[i % 2]);
 #endif
-#endif
-        z = y_token < 0 ? NEG_INF : z;
+        z = (i % 2 ? pair.y : pair.x) < 0 ? NEG_INF : z;
       }
     }
     rescale(o[0], online_softmax(s[0], row0, row1, scale2, slack));
 #if DROPOUT
 #pragma unroll
-    for (int j = 0; j < OWN / 8; j++) {
-      const int2 pair = *(const int2*)(t + 8 * j);
+    for (int j = 0; j < OWN / 8; j++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        float& p = s[0][4 * j + i];
-        p = draw(shaping[i / 2].draw, i % 2 ? pair.y : pair.x) <= limit ? 0.f : p * kept;
-      }
-    }
+      for (int i = 0; i < 4; i++)
+        if (is_dropped(options, sides[i / 2], key_side(y_codes, y_step, t[8 * j + i % 2]))) s[0][4 * j + i] = 0.f;
 #endif
     accumulate<1, OWN, D>(o, s, own + Y_BYTES, 0, lane);
     // the ring's place of the step before this one, which all warps have left
@@ -168,7 +166,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   float l = 0.f;
 #pragma unroll
   for (int w = 0; w < WARPS; w++) l += states[w * HEADS + row].y * factor(states[w * HEADS + row].x, top);
-  float f = l == 0.f ? 0.f : 1.f / l, e = log_sum(top, l, unit), old = 0.f;
+  float f = l == 0.f ? 0.f : (DROPOUT ? kept : 1.f) / l, e = log_sum(top, l, unit), old = 0.f;
   const i64 at = ((i64)batch * n_heads + head) * n_x + x_token;
   const i64 part_row = ((i64)blockIdx.y * n_slots + item.w) * HEADS + row;
   const float before = written && whole && resumes ? lse[at] : NEG_INF, higher = fmaxf(e, before);

@@ -7,36 +7,38 @@ import itertools
 
 from sparseattn.kernels.cupy_raw import shapes
 from sparseattn.kernels.gpu.target import BUCKETS, Target
+from sparseattn.kernels.gpu.terms import BY_CODE, BY_LABEL, BY_SUM, BY_TABLE, BY_VALUE, OWN_VALUE
 
-SHAPING = "SHAPED", "BIAS", "CODE64", "DROPOUT"
+SHAPING = "SHAPED", "SOFTCAP", "BIAS", "CODE64", "DROPOUT"
 # the constants that each file reads, beside those of its shape
 CONSTANTS = {
     "tile_forward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", *SHAPING),
     "row_forward": ("HEAD_DIM", "BITS", "FP16", "WIDE", *SHAPING),
     "merge": ("HEAD_DIM", "BITS", "FP16", "WIDE", "BY_HEADS"),
     "row_dots": ("HEAD_DIM", "BITS", "FP16", "WIDE"),
-    "tile_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", *SHAPING),
-    "row_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", *SHAPING),
+    "tile_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
+    "row_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "sum_slots": ("HEAD_DIM", "BITS", "FP16", "WIDE", "OUT32", "BY_HEADS"),
 }
 
 
-def bind(name, constants, grid, arguments, steps):
-    """The function of the arrays of a call that launches a kernel on the current stream of the current device."""
+def bind(memory, name, constants, grid, arguments, steps):
+    """The function of the arrays of a call that launches a kernel on the current stream of the current device, which
+    allows a thread block `memory` bytes of shared memory."""
     from sparseattn.kernels.cupy_raw import module
 
     own = tuple([constants[key] for key in CONSTANTS[name]])
-    made, threads, shared, slices = _prepared(name, own, module.current_device())
+    made, threads, shared, slices = _prepared(memory, name, own, module.current_device())
     return module.Launch(made, _whole_grid(name, grid, constants, threads, slices), threads, shared, arguments, steps)
 
 
 @functools.cache
-def _prepared(name, values, device):
+def _prepared(memory, name, values, device):
     """(kernel, threads, bytes of shared memory, slices of the output columns)."""
     from sparseattn.kernels.cupy_raw import module
 
     constants = dict(zip(CONSTANTS[name], values))
-    shape = shapes.shape_of(name, constants)
+    shape = shapes.shape_of(memory, name, constants)
     made = module.kernel(name, tuple({**constants, **shape.constants}.items()), shape.shared, device)
     return made, shape.threads, shape.shared, shape.slices
 
@@ -47,34 +49,39 @@ def _whole_grid(name, grid, constants, threads, slices):
     return grid[0], grid[1], slices
 
 
-def variants():
-    """(file, all constants) of every kernel that a call can ask for."""
+def variants(memory):
+    """(file, all constants) of every kernel that a call can ask for where a thread block is allowed so many bytes."""
     for name, keys in CONSTANTS.items():
         for values in itertools.product(*(_choices(key) for key in keys)):
             constants = dict(zip(keys, values))
-            if _is_asked_for(name, constants):
-                yield name, {**constants, **shapes.shape_of(name, constants).constants}
+            if _is_asked_for(memory, name, constants):
+                yield name, {**constants, **shapes.shape_of(memory, name, constants).constants}
 
 
 def _choices(key):
-    several = {"HEAD_DIM": BUCKETS, "BITS": (16, 32), "BIAS": (0, 1, 2), "BIAS_GRAD": (0, 1, 2), "ROWS": (16, 64, 128)}
+    several = {"HEAD_DIM": BUCKETS, "BITS": (16, 32), "BIAS": (0, 1, 2, 3), "BIAS_GRAD": (0, 1, 2, 3),
+               "ROWS": (16, 32, 64, 128)}
     return several.get(key, (0, 1))
 
 
-def _is_asked_for(name, c):
+def _is_asked_for(memory, name, c):
     """Whether a launch can have these constants together."""
     if c["BITS"] == 32 and (c["FP16"] or not c.get("OUT32", 1)):
         return False
-    if name.startswith("tile") and c["ROWS"] not in shapes.rows(name, c["BITS"], c["HEAD_DIM"], c.get("KV", 0)):
+    if "ROWS" in c and c["ROWS"] not in shapes.rows(memory, name, c["BITS"], c["HEAD_DIM"], c.get("KV", 0)):
         return False
-    if name == "row_backward" and c["ROWS"] not in ((16, 64) if c["KV"] else (16,)):
-        return False
-    if c.get("BIAS") and not c["SHAPED"] or c.get("CODE64") and not c["BIAS"]:
+    if (c.get("BIAS") or c.get("SOFTCAP")) and not c["SHAPED"] or c.get("CODE64") and c["BIAS"] not in (BY_CODE, BY_LABEL):
         return False
     gradient = c.get("BIAS_GRAD", 0)
     if name.endswith("backward") and bool(gradient) != bool(c["BIAS"] and not c["KV"]):
         return False
-    return not (gradient == 1 and c["BIAS"] == 2)
+    if c.get("ROW_SUMS") and c["KV"]:
+        return False
+    sums = {0: (0,), BY_CODE: (OWN_VALUE, BY_VALUE), BY_LABEL: (BY_VALUE, BY_SUM), BY_TABLE: (BY_SUM,)}
+    return not gradient or gradient in sums[c["BIAS"]] and not (gradient == BY_SUM and c["CODE64"])
 
 
-TARGET = Target("cupy_raw", shapes.BLOCK_Y, shapes.rows, bind)
+@functools.cache
+def target(memory):
+    """The kernels for GPUs that allow a thread block so many bytes of shared memory: layouts and launches agree."""
+    return Target("cupy_raw", shapes.BLOCK_Y, functools.partial(shapes.rows, memory), functools.partial(bind, memory))

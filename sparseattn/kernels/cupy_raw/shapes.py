@@ -1,20 +1,26 @@
-"""Tiles, threads and shared memory of each kernel by dtype and width: what was measured to be best."""
+"""Tiles, threads and shared memory of each kernel by dtype and width: what was measured to be best, and what fits where
+a thread block has less memory.
+
+`memory`: bytes of shared memory that a GPU allows a thread block.
+"""
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 BLOCK_Y = 64  # moving slots of a block
 THREADS = 128  # of the kernels that have no tiles of their own size
 SPREAD = 8  # thread blocks that share the rows of a cut tile when its pieces are added
+SUMS = {16: 8192 + 128, 32: 4096 + 128}  # bytes that tile_backward keeps sums of a bias' gradient in
 
 # (bits, columns): (stationary rows, the preferred number first), moving rows of a step, thread blocks an SM has room
-# for
+# for, whether keys and values are split once for all warps
 FORWARD = {
-    (16, 32): ((128, 64), 64, 2), (16, 64): ((128, 64), 64, 2), (16, 96): ((128, 64), 64, 2),
-    (16, 128): ((128, 64), 64, 2), (16, 192): ((128, 64), 32, 1), (16, 256): ((128, 64), 32, 1),
-    (32, 32): ((128, 64), 64, 1), (32, 64): ((128, 64), 64, 1), (32, 96): ((128, 64), 64, 1),
-    (32, 128): ((128, 64), 32, 1), (32, 192): ((64,), 32, 1), (32, 256): ((64,), 32, 1),
+    (16, 32): ((128, 64), 64, 2, 0), (16, 64): ((128, 64), 64, 2, 0), (16, 96): ((128, 64), 64, 2, 0),
+    (16, 128): ((128, 64), 64, 2, 0), (16, 192): ((128, 64), 32, 1, 0), (16, 256): ((128, 64), 32, 1, 0),
+    (32, 32): ((128, 64), 64, 1, 1), (32, 64): ((128, 64), 64, 1, 1), (32, 96): ((128, 64), 64, 1, 0),
+    (32, 128): ((128, 64), 32, 1, 1), (32, 192): ((64,), 32, 1, 0), (32, 256): ((64,), 32, 1, 0),
 }
 # (bits, columns): stationary rows, moving rows of a step, tiles of them, warps that share a row's columns
 BACKWARD = {
@@ -23,71 +29,128 @@ BACKWARD = {
     (32, 32): ((64,), 64, 2, 1), (32, 64): ((64,), 32, 2, 2), (32, 96): ((64,), 32, 2, 2),
     (32, 128): ((64,), 32, 2, 2), (32, 192): ((64,), 32, 1, 2), (32, 256): ((32,), 32, 1, 2),
 }
-
-# row_forward in 16 bits: thread blocks an SM has room for
-ROOM_FOR_ROWS = {32: 4, 64: 4, 96: 3, 128: 3}
-# row_backward, (bits, columns): moving rows of a step, tiles of them, thread blocks that share the columns of dk and dv
-ROWS_OF_16 = {
-    (16, 32): (64, 2, 1), (16, 64): (64, 2, 1), (16, 96): (64, 2, 1), (16, 128): (64, 2, 1), (16, 192): (64, 2, 2),
-    (16, 256): (64, 2, 2), (32, 32): (64, 2, 1), (32, 64): (64, 2, 1), (32, 96): (64, 2, 1), (32, 128): (64, 2, 1),
-    (32, 192): (32, 2, 2), (32, 256): (32, 1, 2),
+# (bits, columns): by stationary rows: moving rows of a step, tiles of them, thread blocks an SM has room for
+ROW_FORWARD = {
+    (16, 32): {16: (64, 2, 4)}, (16, 64): {16: (64, 2, 4)}, (16, 96): {16: (64, 2, 3)}, (16, 128): {16: (64, 2, 3)},
+    (16, 192): {16: (64, 2, 1)}, (16, 256): {16: (64, 2, 1)}, (32, 32): {16: (64, 2, 1)}, (32, 64): {16: (64, 2, 1)},
+    (32, 96): {16: (64, 2, 1)}, (32, 128): {16: (64, 2, 1)}, (32, 192): {16: (32, 2, 1)}, (32, 256): {16: (32, 2, 1)},
 }
-ROWS_OF_64 = {
-    (16, 32): (32, 2, 1), (16, 64): (32, 2, 1), (16, 96): (32, 2, 1), (16, 128): (32, 2, 1), (16, 192): (32, 2, 2),
-    (16, 256): (32, 2, 2), (32, 32): (32, 2, 1), (32, 64): (32, 2, 1), (32, 96): (32, 2, 1), (32, 128): (32, 2, 2),
-    (32, 192): (32, 1, 2), (32, 256): (16, 1, 2),
+# (bits, columns): by stationary rows: moving rows of a step, tiles of them, thread blocks that share the columns of dk
+# and dv
+ROW_BACKWARD = {
+    (16, 32): {64: (32, 2, 1), 16: (64, 2, 1)}, (16, 64): {64: (32, 2, 1), 16: (64, 2, 1)},
+    (16, 96): {64: (32, 2, 1), 16: (64, 2, 1)}, (16, 128): {64: (32, 2, 1), 16: (64, 2, 1)},
+    (16, 192): {64: (32, 2, 2), 16: (64, 2, 2)}, (16, 256): {64: (32, 2, 2), 16: (64, 2, 2)},
+    (32, 32): {64: (32, 2, 1), 16: (64, 2, 1)}, (32, 64): {64: (32, 2, 1), 16: (64, 2, 1)},
+    (32, 96): {64: (32, 2, 1), 16: (64, 2, 1)}, (32, 128): {64: (32, 2, 2), 16: (64, 2, 1)},
+    (32, 192): {64: (32, 1, 2), 16: (32, 2, 2)}, (32, 256): {64: (16, 1, 2), 16: (32, 1, 2)},
+}
+
+# The same where those do not fit: all GPUs of compute capability 8.0 or newer allow 99 KB. Chosen by what memory and
+# registers hold, not measured. Two of float32 have no memory for all options there: (32, 192) forward none for labels
+# with codes of 64 bits, (32, 256) backward none for a table's gradient and for dropout beside labels or such codes.
+SMALL_FORWARD = {
+    (16, 256): ((64,), 32, 1, 0), (32, 64): ((128, 64), 32, 1, 1), (32, 96): ((128, 64), 32, 1, 0),
+    (32, 128): ((64,), 32, 1, 0), (32, 256): ((32,), 32, 1, 0),
+}
+SMALL_BACKWARD = {
+    (16, 96): ((128, 64), 64, 1, 1), (16, 128): ((128, 64), 32, 1, 1), (16, 192): ((64,), 32, 1, 2),
+    (16, 256): ((32,), 32, 1, 2), (32, 96): ((64,), 32, 1, 2), (32, 128): ((32,), 32, 1, 2),
+    (32, 192): ((16,), 32, 1, 2), (32, 256): ((16,), 32, 1, 1),
+}
+SMALL_ROW_FORWARD = {
+    (16, 192): {16: (64, 1, 1)}, (16, 256): {16: (64, 1, 1)}, (32, 96): {16: (32, 2, 1)}, (32, 128): {16: (32, 2, 1)},
+    (32, 192): {16: (32, 1, 1)}, (32, 256): {16: (32, 1, 1)},
+}
+SMALL_ROW_BACKWARD = {
+    (16, 192): {64: (32, 1, 2), 16: (64, 1, 2)}, (16, 256): {64: (16, 1, 2), 16: (64, 1, 2)},
+    (32, 96): {64: (32, 1, 1), 16: (32, 2, 1)}, (32, 128): {64: (16, 1, 2), 16: (32, 2, 1)},
+    (32, 192): {16: (32, 1, 2)}, (32, 256): {16: (32, 1, 2)},
 }
 
 
 class Shape(NamedTuple):
-    """How a kernel is launched: constants of its text, threads, bytes of shared memory, thread blocks along z."""
+    """How a kernel is launched."""
 
-    constants: dict
+    constants: dict  # of its text
     threads: int
-    shared: int = 0
-    slices: int = 1
+    shared: int = 0  # bytes of shared memory that the launch asks for
+    slices: int = 1  # thread blocks along z
+    declared: int = 0  # bytes of shared memory that the text declares besides, at most
 
 
-def rows(kernel, bits, bucket, kv):
-    """Stationary rows that the tiles of a tile kernel may have, the preferred number first."""
-    return (BACKWARD if kernel == "tile_backward" else FORWARD)[bits, bucket][0]
+def rows(memory, name, bits, columns, kv):
+    """Stationary rows that the tiles of a kernel may have, the preferred number first."""
+    return (16,) if name == "row_backward" and not kv else _rows(_entry(memory, name, bits, columns))
 
 
-def shape_of(name, constants) -> Shape:
+def shape_of(memory, name, constants) -> Shape:
     """The shape of a kernel with these constants."""
-    return _SHAPES[name](constants, constants["HEAD_DIM"] * constants["BITS"] // 8 + 16)
+    if name not in _KERNELS:
+        return Shape({}, THREADS, slices=1 if name == "row_dots" else SPREAD)
+    return _KERNELS[name][0](_entry(memory, name, constants["BITS"], constants["HEAD_DIM"]), constants)
 
 
-def _tile_forward(c, row_bytes):
-    _, cols, room = FORWARD[c["BITS"], c["HEAD_DIM"]]
-    warp_rows = 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
-    pairs = int(c["BITS"] == 32 and c["HEAD_DIM"] in (32, 64, 128))
+@functools.cache
+def _entry(memory, name, bits, columns):
+    """The first entry in a kernel's tables all tiles of which fit, or the last one."""
+    make, *tables = _KERNELS[name]
+    entries = [table[bits, columns] for table in tables if (bits, columns) in table]
+    for entry in entries:
+        shapes = [make(entry, {"BITS": bits, "HEAD_DIM": columns, "ROWS": n, "KV": 1}) for n in _rows(entry)]
+        if all(shape.shared + shape.declared <= memory for shape in shapes):
+            break
+    return entry
+
+
+def _rows(entry):
+    return tuple(entry) if isinstance(entry, dict) else entry[0]
+
+
+def _row_bytes(c):
+    return c["HEAD_DIM"] * c["BITS"] // 8 + 16
+
+
+def _declared(cols, steps, sides, more):
+    """Bytes of some steps' tokens and sides, with all options, and of what is more, up to where tiles can begin."""
+    return -(-(steps * (4 * cols + 16) + sides * 20 * cols + more) // 128) * 128
+
+
+def _tile_forward(entry, c):
+    _, cols, ctas, pairs = entry
+    row_bytes, warp_rows = _row_bytes(c), 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
     tiles = cols * row_bytes + 2 * cols * c["HEAD_DIM"] * 8 if pairs else 2 * cols * row_bytes
-    return Shape({"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": room, "PAIRS": pairs}, 32 * c["ROWS"] // warp_rows,
-                 c["ROWS"] * row_bytes + tiles)
+    return Shape({"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": ctas, "PAIRS": pairs}, 32 * c["ROWS"] // warp_rows,
+                 c["ROWS"] * row_bytes + tiles, declared=_declared(cols, 2, 1, c["ROWS"] * cols // 8))
 
 
-def _tile_backward(c, row_bytes):
-    _, cols, stages, slices = BACKWARD[c["BITS"], c["HEAD_DIM"]]
+def _tile_backward(entry, c):
+    _, cols, stages, slices = entry
     n = c["ROWS"]
-    shared = 2 * (n + stages * cols) * row_bytes + stages * cols * (8 + n // 8)
+    shared = 2 * (n + stages * cols) * _row_bytes(c) + stages * cols * (8 + n // 8)
     return Shape({"COLS": cols, "BLOCK_Y": BLOCK_Y, "STAGES": stages, "SLICES": slices}, 2 * n * slices,
-                 shared + (4 * n * cols if slices == 2 else 0))
+                 shared + (4 * n * cols if slices == 2 else 0), declared=_declared(cols, 4, 2, SUMS[c["BITS"]]))
 
 
-def _row_forward(c, row_bytes):
-    cols, stages = 32 if c["BITS"] == 32 and c["HEAD_DIM"] > 128 else 64, 2
-    room = ROOM_FOR_ROWS.get(c["HEAD_DIM"], 1) if c["BITS"] == 16 else 1
-    return Shape({"COLS": cols, "STAGES": stages, "CTAS": room}, THREADS,
-                 (16 + 2 * stages * cols) * row_bytes + (stages + 1) * cols * 4)
+def _row_forward(entry, c):
+    cols, stages, ctas = entry[16]
+    return Shape({"COLS": cols, "STAGES": stages, "CTAS": ctas}, THREADS,
+                 (16 + 2 * stages * cols) * _row_bytes(c) + (stages + 1) * cols * 4)
 
 
-def _row_backward(c, row_bytes):
-    cols, stages, slices = (ROWS_OF_16 if c["ROWS"] == 16 else ROWS_OF_64)[c["BITS"], c["HEAD_DIM"]]
+def _row_backward(entry, c):
+    cols, stages, slices = entry[c["ROWS"]]
     slices = slices if c["KV"] else 1
-    shared = 2 * (c["ROWS"] + stages * cols) * row_bytes + c["KV"] * stages * cols * 8
+    shared = 2 * (c["ROWS"] + stages * cols) * _row_bytes(c) + c["KV"] * stages * cols * 8
     return Shape({"COLS": cols, "STAGES": stages, "SLICES": slices}, THREADS,
                  shared + (stages + 1) * cols * (12 if c["KV"] else 4), slices)
+
+
+def too_large(name, constants, memory):
+    """Why a GPU does not take a kernel that all tables are too large for."""
+    return (f"{name} for {constants['HEAD_DIM']} columns of {constants['BITS']} bits needs more shared memory with "
+            f"these options than the {memory} bytes that the GPU allows a thread block; use float16 or bfloat16, or "
+            f"backend='numba_cuda'")
 
 
 def dot_rows(c, threads):
@@ -96,10 +159,10 @@ def dot_rows(c, threads):
     return threads // min(32, 1 << (each.bit_length() - 1))
 
 
-_SHAPES = {
-    "tile_forward": _tile_forward, "tile_backward": _tile_backward, "row_forward": _row_forward,
-    "row_backward": _row_backward,
-    "merge": lambda c, row_bytes: Shape({}, THREADS, 0, SPREAD),
-    "sum_slots": lambda c, row_bytes: Shape({}, THREADS, 0, SPREAD),
-    "row_dots": lambda c, row_bytes: Shape({}, THREADS),
+# of each kernel that has tiles: the function of an entry and constants that gives its shape, its tables
+_KERNELS = {
+    "tile_forward": (_tile_forward, FORWARD, SMALL_FORWARD),
+    "tile_backward": (_tile_backward, BACKWARD, SMALL_BACKWARD),
+    "row_forward": (_row_forward, ROW_FORWARD, SMALL_ROW_FORWARD),
+    "row_backward": (_row_backward, ROW_BACKWARD, SMALL_ROW_BACKWARD),
 }

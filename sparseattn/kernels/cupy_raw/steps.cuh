@@ -2,8 +2,8 @@
 // the writing of rows.
 
 // ---- masks ----------------------------------------------------------------------------------------
-// Scores of pairs without a bit become -inf; x, y: the words of the thread's rows r and r + 8.
-template <int N> __device__ __forceinline__ void apply_mask(float (&s)[N / 2], const Words<N / 32>& x, const Words<N / 32>& y, int lane) {
+// Scores of pairs without a bit become `nothing`; x, y: the words of the thread's rows r and r + 8.
+template <int N> __device__ __forceinline__ void apply_mask(float (&s)[N / 2], const Words<N / 32>& x, const Words<N / 32>& y, int lane, float nothing = NEG_INF) {
   const int shift = 2 * (lane & 3);
 #pragma unroll
   for (int w = 0; w < N / 32; w++) {
@@ -11,33 +11,82 @@ template <int N> __device__ __forceinline__ void apply_mask(float (&s)[N / 2], c
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       float* t = s + 16 * w + 4 * j;
-      t[0] = a >> (8 * j) & 1 ? t[0] : NEG_INF;
-      t[1] = a >> (8 * j + 1) & 1 ? t[1] : NEG_INF;
-      t[2] = b >> (8 * j) & 1 ? t[2] : NEG_INF;
-      t[3] = b >> (8 * j + 1) & 1 ? t[3] : NEG_INF;
+      t[0] = a >> (8 * j) & 1 ? t[0] : nothing;
+      t[1] = a >> (8 * j + 1) & 1 ? t[1] : nothing;
+      t[2] = b >> (8 * j) & 1 ? t[2] : nothing;
+      t[3] = b >> (8 * j + 1) & 1 ? t[3] : nothing;
     }
   }
 }
 
-// ---- softcap, bias, dropout -----------------------------------------------------------------------
+// ---- softcap --------------------------------------------------------------------------------------
+// tanh to a few units in the last place: a polynomial (relative error 4e-8) where the exponential would cancel
+__device__ __forceinline__ float tanh_of(float x) {
+  const float t = fabsf(x), q = x * x;
+  const float near = fmaf(x * q, fmaf(q, fmaf(q, fmaf(q, 0.016437576f, -0.052671811f), 0.13320725f), -0.33332947f), x);
+  const float far = 1.f - __fdividef(2.f, ex2(2.f * LOG2E * fminf(t, 20.f)) + 1.f);
+  return t < 0.55f ? near : copysignf(far, x);
+}
+// softcap * tanh(s * scale / softcap) of products s. Where s^2 <= most it is s (c0 + c1 s^2 + c2 s^4 + c3 s^6) with a
+// relative error of 4e-8: most scores are small beside their cap.
+struct Cap {
+  float softcap, factor, most, c0, c1, c2, c3;
+  __device__ __forceinline__ Cap(float scale, float softcap) : softcap(softcap), factor(scale / softcap) {
+    const float f2 = factor * factor;
+    most = f2 > 1e-10f && f2 < 1e10f ? 0.35f * 0.35f / f2 : -1.f;
+    c0 = scale; c1 = -0.3333267f * scale * f2; c2 = 0.1330001f * scale * f2 * f2; c3 = -0.0491593f * scale * f2 * f2 * f2;
+  }
+  // All of a thread's products; a warp goes one way.
+  template <int N> __device__ __forceinline__ void operator()(float (&s)[N]) const {
+    constexpr int G = N % 16 ? N : 16;
+#pragma unroll
+    for (int g = 0; g < N; g += G) {
+      float square[G], top = 0.f;
+#pragma unroll
+      for (int i = 0; i < G; i++) { square[i] = s[g + i] * s[g + i]; top = fmaxf(top, square[i]); }
+      if (__all_sync(~0u, top <= most)) {
+#pragma unroll
+        for (int i = 0; i < G; i++) s[g + i] *= fmaf(square[i], fmaf(square[i], fmaf(square[i], c3, c2), c1), c0);
+      } else {
+#pragma unroll
+        for (int i = 0; i < G; i++) s[g + i] = softcap * tanh_of(s[g + i] * factor);
+      }
+    }
+  }
+};
+
+// ---- bias and dropout -----------------------------------------------------------------------------
+// A pair is told by sums over its two tokens: of codes, which is the place of its value or of its label; of bases, what is
+// added to its label; of words, which are mixed to its draw.
+#define BY_CODE 1    // BIAS: the sum of codes is the place
+#define BY_LABEL 2   // the label at the sum of codes, which is held to [low, high]
+#define BY_TABLE 3   // the sum of codes, held to [low, high], of which the outermost hold 0
 struct Options {
-  float softcap;
   const float* values;
   const i64* value_at;
   const int* labels;
   const code_t *x_codes, *y_codes;
   i64 low, high, x_step, y_step;
-  u32 limit;
-  float kept;
-  u32 word;
+  u32 limit, word;
 };
 // The options of one query head: what of them does not depend on tokens.
 struct Shaping {
   const float* values;   // where the head's values begin
   const int* labels;
+  i64 sums;              // where those of their gradients begin
   code_t moved;
   u32 draw;              // mixed up to the head
 };
+// The i-th word of constant memory at p: the compiler would add i to what p is made of, in 64 bits.
+template <class T> __device__ __forceinline__ T read_word(const T* p, int i) {
+  u32 word;
+  asm("{\n.reg .u64 at;\nmad.wide.s32 at, %1, 4, %2;\nld.global.nc.b32 %0, [at];\n}" : "=r"(word) : "r"(i), "l"(p));
+  return *(T*)&word;
+}
+template <class T> __device__ __forceinline__ T read_word(const T* p, i64 i) { return p[i]; }
+// What a token gives to its pairs; nobody gives zeros, which name a place that there is.
+struct Side { code_t code, base; u32 word; };
+
 __device__ __forceinline__ u32 mix(u32 h) {
   h ^= h >> 16; h *= 0x85EBCA6Bu;
   h ^= h >> 13; h *= 0xC2B2AE35u;
@@ -47,39 +96,95 @@ __device__ __forceinline__ u32 draw(u32 r, u32 number) { return mix(r + 0x9E3779
 __device__ __forceinline__ Shaping shaping_of(const Options& o, int batch, int head, int n_heads) {
   Shaping s;
 #if BIAS
-  const i64* at = o.value_at + 3 * ((i64)batch * n_heads + head);
-  s.values = o.values + at[0]; s.moved = (code_t)at[1]; s.labels = o.labels + at[2];
+  const i64* at = o.value_at + 4 * ((i64)batch * n_heads + head);
+  s.values = o.values + at[0]; s.moved = (code_t)at[1]; s.labels = o.labels + at[2]; s.sums = at[3];
 #endif
 #if DROPOUT
   s.draw = draw(draw(o.word, batch), head);
 #endif
   return s;
 }
+__device__ __forceinline__ Side side_of(const code_t* codes, i64 step, int token) {
+  Side side = {0, 0, 0u};
 #if BIAS
-// A limit of places as a code: those that no code can reach become the outermost codes.
-__device__ __forceinline__ code_t limit_of(i64 x) {
-  const i64 most = CODE64 ? 0x7fffffffffffffffll : 0x7fffffffll;
-  return (code_t)(x > most ? most : x < -most ? -most : x);
-}
-// Where the value of a pair stands, counted from the head's values.
-__device__ __forceinline__ i64 place_of(const Options& o, const Shaping& s, code_t x_code, code_t y_code, int x_token, int y_token) {
-  const code_t low = limit_of(o.low), high = limit_of(o.high);
-  code_t place = x_code + y_code + s.moved;
-  place = place < low ? low : place > high ? high : place;
-#if BIAS == 2
-  return s.labels[place] + x_token * o.x_step + y_token * o.y_step;
-#else
-  return place;
+  if (token >= 0) {
+    side.code = codes[token];
+    if (BIAS == BY_LABEL) side.base = (code_t)(token * step);
+  }
 #endif
+  return side;
 }
+__device__ __forceinline__ Side query_side(const Shaping& s, const code_t* codes, i64 step, int token) {
+  Side side = side_of(codes, step, token);
+#if BIAS
+  side.code += s.moved;
 #endif
-// tanh to a few units in the last place: a polynomial (relative error 4e-8) where the exponential would cancel
-__device__ __forceinline__ float tanh_of(float x) {
-  const float t = fabsf(x), q = x * x;
-  const float near = fmaf(x * q, fmaf(q, fmaf(q, fmaf(q, 0.016437576f, -0.052671811f), 0.13320725f), -0.33332947f), x);
-  const float far = 1.f - __fdividef(2.f, ex2(2.f * LOG2E * fminf(t, 20.f)) + 1.f);
-  return t < 0.55f ? near : copysignf(far, x);
+#if DROPOUT
+  side.word = draw(s.draw, token);
+#endif
+  return side;
 }
+__device__ __forceinline__ Side key_side(const code_t* codes, i64 step, int token) {
+  Side side = side_of(codes, step, token);
+  side.word = 0x9E3779B9u * (u32)token;
+  return side;
+}
+// The sides of the N moving rows of a step.
+template <int N> struct __align__(16) Sides {
+#if BIAS
+  code_t codes[N];
+#if BIAS == BY_LABEL
+  code_t bases[N];
+#endif
+#endif
+#if DROPOUT
+  u32 words[N];
+#endif
+  __device__ __forceinline__ void set(int i, const Side& side) {
+#if BIAS
+    codes[i] = side.code;
+#if BIAS == BY_LABEL
+    bases[i] = side.base;
+#endif
+#endif
+#if DROPOUT
+    words[i] = side.word;
+#endif
+  }
+  // of row i and the one behind it; i is even
+  __device__ __forceinline__ void get(int i, Side (&two)[2]) const {
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+#if BIAS
+      two[n].code = codes[i + n];
+#if BIAS == BY_LABEL
+      two[n].base = bases[i + n];
+#endif
+#endif
+#if DROPOUT
+      two[n].word = words[i + n];
+#endif
+    }
+  }
+};
+#if BIAS
+// The sum of a pair's codes, held to the limits. ORDERED: a lower sum is never held to the higher limit, which holds 0 too.
+template <bool ORDERED> __device__ __forceinline__ code_t code_of(const Options& o, const Side& x, const Side& y) {
+  const code_t code = x.code + y.code;
+  if (BIAS == BY_CODE) return code;
+  if (BIAS == BY_TABLE && !ORDERED) return (code_t)min((u32)code, (u32)o.high);
+  return max(min(code, (code_t)o.high), (code_t)o.low);
+}
+// The place of the value of a pair, counted from the head's values.
+__device__ __forceinline__ code_t place_of(const Options& o, const Shaping& s, const Side& x, const Side& y) {
+  const code_t code = code_of<false>(o, x, y);
+  return BIAS == BY_LABEL ? read_word(s.labels, code) + x.base + y.base : code;
+}
+__device__ __forceinline__ float value_of(const Options& o, const Shaping& s, const Side& x, const Side& y) { return read_word(s.values, place_of(o, s, x, y)); }
+#endif
+#if DROPOUT
+__device__ __forceinline__ bool is_dropped(const Options& o, const Side& x, const Side& y) { return mix(x.word + y.word) <= o.limit; }
+#endif
 
 // ---- online softmax -------------------------------------------------------------------------------
 struct Row { float m = NEG_INF, l = 0.f; };

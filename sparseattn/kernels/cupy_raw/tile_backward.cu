@@ -79,14 +79,14 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
               const u32* masks, const u32* live, int head_dim, int v_dim, int n_heads, int n_x, int n_y, float scale,
               float softcap, const float* values, const i64* value_at, const int* labels, const code_t* x_codes, const code_t* y_codes,
               i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
-              void* dvalues, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, Rows<float> carry1, Rows<float> carry2,
+              void* dvalues, u64* row_sums, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, Rows<float> carry1, Rows<float> carry2,
               float* part1, float* part2) {
   const int* place = places + 8 * blockIdx.y;
   if ((int)blockIdx.x >= place[5]) return;
   const int batch = place[0], y_head = place[2], y_at = place[7];
   const int4 item = items[place[4] + blockIdx.x];   // row, first, count, slot
   const int steps = item.z * STEPS * (KV ? place[3] : 1);
-  const Options options = {softcap, values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, kept, word};
+  const Options options = {values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, word};
 
   extern __shared__ __align__(128) unsigned char tiles[];
   const u32 shared = shared_address(tiles), y_tiles = shared + 2 * X_BYTES;
@@ -135,24 +135,74 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   }
   int t[2];
   float2 row_stats[2];
-  code_t row_codes[2];
+#if BIAS || DROPOUT
+  // sides of the present step's moving rows and of the next one's; `shaping`: of the present step's query head
+  __shared__ Sides<COLS> columns[2];
+  Side sides[2];
+  int shaped_head = KV ? y_head : place[1], ahead_head = shaped_head;
+  Shaping shaping = shaping_of(options, batch, shaped_head, n_heads), ahead_shaping = shaping;
+  auto side_at = [&](int step, int token) {
+    const int head = KV ? y_head + step / head_steps : place[1];
+    if (head != ahead_head) { ahead_shaping = shaping_of(options, batch, head, n_heads); ahead_head = head; }
+    return moving_side(ahead_shaping, y_codes, y_step, token);
+  };
+#endif
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     t[h] = token_at(x_order, place[6], item.x * ROWS + row + lane / 4 + 8 * h, n_x);
     if (!KV) row_stats[h] = t[h] >= 0 ? stats[((i64)batch * n_heads + place[1]) * n_x + t[h]] : make_float2(POS_INF, 0.f);
-#if BIAS
-    row_codes[h] = t[h] >= 0 ? x_codes[t[h]] : 0;
+#if BIAS || DROPOUT
+    sides[h] = stationary_side(shaping, x_codes, x_step, t[h]);
 #endif
   }
+#if BIAS_GRAD == BY_SUM
+  __shared__ TileSums sums[2];   // of the present step and of the one before
+  __shared__ int2 row_ranges[THREADS / 32], col_ranges[2][COLS / 32];
+  const float coarse = (float)(grain[0] / 65536);
+  u64* const head_sums = (u64*)dvalues + shaping.sums;
+  int2 rows_range = range_of(sides[0].code, t[0]), flushed = {0, 0};   // first place and places of the step before
+  for (int i = thread; i < 2 * PLACES; i += THREADS) sums[i / PLACES].high[i % PLACES] = sums[i / PLACES].low[i % PLACES] = 0;
+  {
+    const int2 other = range_of(sides[1].code, t[1]), found = codes_of_warp(make_int2(min(rows_range.x, other.x), max(rows_range.y, other.y)));
+    if (lane == 0) row_ranges[thread / 32] = found;
+  }
+  auto note_columns = [&](int step, int code, int token) {   // called by whole warps
+    const int2 found = codes_of_warp(range_of(code, token));
+    if (lane == 0) col_ranges[step % 2][thread / 32] = found;
+  };
+#else
+  auto note_columns = [](int, code_t, int) {};
+#endif
+#if SOFTCAP
+  const Cap cap(scale, softcap);
+  const float inverse = 1.f / softcap;
+  const float nothing = BIAS ? NEG_INF : -2.f * softcap - 300.f;   // of weight 0; finite where slopes are made of it
+#else
+  const float nothing = NEG_INF;
+#endif
+#if BIAS || DROPOUT
+  if (steps && thread < COLS) {
+    const int token = moving[0].tokens[thread];
+    const Side side = side_at(0, token);
+    columns[0].set(thread, side);
+    note_columns(0, side.code, token);
+  }
+#endif
   __syncthreads();
+#if BIAS_GRAD == BY_SUM
+#pragma unroll
+  for (int i = 0; i < THREADS / 32; i++) rows_range = make_int2(min(rows_range.x, row_ranges[i].x), max(rows_range.y, row_ranges[i].y));
+#endif
   fetch(0);
 
   float sum1[1][W / 2], sum2[1][KV ? W / 2 : 4];
 #pragma unroll
   for (int i = 0; i < W / 2; i++) { sum1[0][i] = 0.f; if (KV) sum2[0][i] = 0.f; }
   u32 attended[2] = {0, 0};   // whether anything meets the thread's two rows: what does not must not spread NaN of its own
-  int shaped_head = -1;
-  Shaping shaping;
+#if ROW_SUMS
+  float row_sum[2] = {0.f, 0.f};
+#endif
+  const float factor = (SHAPED ? 1.f : scale) * LOG2E;
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
@@ -167,6 +217,20 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #if BIAS || DROPOUT
     const int query_head = KV ? y_head + step / head_steps : place[1];
     if (query_head != shaped_head) { shaping = shaping_of(options, batch, query_head, n_heads); shaped_head = query_head; }
+    Side ahead_side;
+    const int ahead_token = thread < COLS && step + 1 < steps ? moving[(step + 1) & 3].tokens[thread] : -1;
+    if (thread < COLS) ahead_side = side_at(step + 1 < steps ? step + 1 : step, ahead_token);
+    const Sides<COLS>& present_sides = columns[step % 2];
+#endif
+#if BIAS_GRAD == BY_SUM
+    sums[(step + 1) % 2].flush<THREADS>(flushed.y, head_sums + flushed.x);
+    int2 range = col_ranges[step % 2][0];
+#pragma unroll
+    for (int i = 1; i < COLS / 32; i++) range = make_int2(min(range.x, col_ranges[step % 2][i].x), max(range.y, col_ranges[step % 2][i].y));
+    const int first_place = code_of<true>(options, {rows_range.x, 0, 0}, {range.x, 0, 0}), last_place = code_of<true>(options, {rows_range.y, 0, 0}, {range.y, 0, 0});
+    const bool fits = range.x <= range.y && last_place - first_place < PLACES;
+    flushed = make_int2(first_place, fits ? last_place - first_place + 1 : 0);
+    TileSums& own_sums = sums[step % 2];
 #endif
     float s[1][COLS / 2], d[1][COLS / 2];
 #if SLICES == 1
@@ -189,7 +253,30 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
           attended[h] |= bits[h].w[w];
         }
     }
-    if (!SHAPED && !__all_sync(~0u, bits[0].all() && bits[1].all())) apply_mask<COLS>(s[0], bits[0], bits[1], lane);
+#if SOFTCAP
+    cap(s[0]);
+#if BIAS
+    float slopes[COLS / 2];
+#pragma unroll
+    for (int i = 0; i < COLS / 2; i++) { const float u = s[0][i] * inverse; slopes[i] = fmaf(-u, u, 1.f); }
+#endif
+#elif SHAPED && !BIAS
+#pragma unroll
+    for (int i = 0; i < COLS / 2; i++) s[0][i] *= scale;
+#endif
+#if BIAS
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++) {
+      Side two[2];
+      present_sides.get(8 * j + 2 * c, two);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        float& z = s[0][4 * j + i];
+        z = fmaf(z, SOFTCAP ? 1.f : scale, value_of(options, shaping, sides[i / 2], two[i % 2]));
+      }
+    }
+#endif
+    if (!__all_sync(~0u, bits[0].all() && bits[1].all())) apply_mask<COLS>(s[0], bits[0], bits[1], lane, nothing);
 
     // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
 #pragma unroll
@@ -197,27 +284,84 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
       float4 q;   // lse2 and delta of two columns (KV) or of the thread's two rows
       if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
       else q = make_float4(row_stats[0].x, row_stats[0].y, row_stats[1].x, row_stats[1].y);
+#if DROPOUT
+      Side two[2];
+      present_sides.get(8 * j + 2 * c, two);
+#endif
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const int h = i / 2, col = 8 * j + 2 * c + i % 2;
+        const int h = i / 2, at = 4 * j + i;
         const bool second = KV ? i % 2 : h;
-        const float lse2 = second ? q.z : q.x, delta = second ? q.w : q.y;
-        const bool there = !SHAPED || bits[h].w[j / 4] >> (col % 32) & 1;   // unshaped scores have their mask already
-        const int y_token = BIAS || DROPOUT ? present.tokens[col] : 0;
-        pair_gradient(s[0][4 * j + i], d[0][4 * j + i], there, slice == 0, lse2, delta, scale, options, shaping, row_codes[h], t[h], y_token, dvalues, grain);
+        bool dropped = false;
+#if DROPOUT
+        dropped = is_dropped(options, sides[h], two[i % 2]);
+#endif
+#if SOFTCAP && !BIAS
+        const float u = s[0][at] * inverse, slope = fmaf(-u, u, 1.f);
+#endif
+        pair_gradient(s[0][at], d[0][at], second ? q.z : q.x, second ? q.w : q.y, factor, dropped, kept);
+#if ROW_SUMS
+        row_sum[h] += d[0][at];
+#endif
+#if SOFTCAP && !BIAS
+        d[0][at] *= slope;
+#endif
       }
     }
+#if BIAS_GRAD
+    auto each = [&](auto add) {   // the gradients of this thread that are not 0
+      if (slice == 0)
+#pragma unroll
+        for (int j = 0; j < COLS / 8; j++) {
+          Side two[2];
+          present_sides.get(8 * j + 2 * c, two);
+#pragma unroll
+          for (int i = 0; i < 4; i++)
+            if (d[0][4 * j + i] != 0.f) add(d[0][4 * j + i], sides[i / 2], two[i % 2]);
+        }
+    };
+    auto add_to_all = [&](float gradient, const Side& x, const Side& y) { add_to_values(gradient, options, shaping, x, y, dvalues, grain); };
+#if BIAS_GRAD == BY_SUM
+    if (fits) each([&](float gradient, const Side& x, const Side& y) { own_sums.add(code_of<true>(options, x, y) - first_place, gradient, coarse); });
+    else each(add_to_all);
+#else
+    each(add_to_all);
+#endif
+#endif
+#if SOFTCAP && BIAS
+#pragma unroll
+    for (int i = 0; i < COLS / 2; i++) d[0][i] *= slopes[i];
+#endif
 #if KV
     accumulate<1, COLS, W>(sum2, s, t2, slice * W, lane);
 #endif
     accumulate<1, COLS, W>(sum1, d, t1, slice * W, lane);
     if (thread < COLS) tell(moving[(step + 2) & 3], found, found_mask);
+#if BIAS || DROPOUT
+    if (thread < COLS) {
+      columns[(step + 1) % 2].set(thread, ahead_side);
+      note_columns(step + 1, ahead_side.code, ahead_token);
+    }
+#endif
     if (STAGES == 1) {
       __syncthreads();
       fetch(step + 1);
     }
   }
 
+#if BIAS_GRAD == BY_SUM
+  __syncthreads();
+  sums[(steps + 1) % 2].flush<THREADS>(flushed.y, head_sums + flushed.x);
+#endif
+#if ROW_SUMS
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    float sum = row_sum[h];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    if (c == 0 && slice == 0 && t[h] >= 0 && attended[h]) add_row_sum(sum, row_sums + ((i64)batch * n_heads + place[1]) * n_x + t[h], grain[0]);
+  }
+#endif
 #pragma unroll
   for (int h = 0; h < 2; h++)
     if (!attended[h])
@@ -229,6 +373,6 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   const i64 part_row = item.w < 0 ? -1 : ((i64)blockIdx.y * n_slots + item.w) * ROWS + row + lane / 4;
   write_rows(sum1[0], scale, slice * W, head_dim, c, t, out1, carry1, batch, place[1], item.w < 0 && adds, part1, part_row);
 #if KV
-  write_rows(sum2[0], 1.f, slice * W, v_dim, c, t, out2, carry2, batch, place[1], item.w < 0 && adds, part2, part_row);
+  write_rows(sum2[0], DROPOUT ? kept : 1.f, slice * W, v_dim, c, t, out2, carry2, batch, place[1], item.w < 0 && adds, part2, part_row);
 #endif
 }

@@ -19,56 +19,37 @@ constexpr int Y_BYTES = COLS * (PAIRS ? D * 8 : ROW_BYTES);
 #define CTAS 1
 #endif
 
-#if BIAS || DROPOUT
-#define SHAPING shaping
-#else
-#define SHAPING Shaping()
-#endif
-#if SHAPED
-// Scores become what is exponentiated: scaled, capped, with the bias added.
-__device__ __forceinline__ void shape(float (&s)[M][COLS / 2], const Options& options, const Shaping& shaping, const int* x_order, i64 x_at, int first,
-                                      int n_x, const int* tokens, float scale, int lane) {
-  const float inverse = 1.f / options.softcap;
-#pragma unroll
-  for (int m = 0; m < M; m++)
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
 #if BIAS
-      const int x_token = token_at(x_order, x_at, first + 16 * m + 8 * h + lane / 4, n_x);
-      const code_t x_code = x_token < 0 ? 0 : options.x_codes[x_token];
-#endif
+// Scaled scores, or with scale = 1 capped ones, become what is exponentiated: the bias is added.
+__device__ __forceinline__ void add_bias(float (&s)[M][COLS / 2], const Options& options, const Shaping& shaping, const Side (&rows)[M][2],
+                                         const Sides<COLS>& columns, float scale, int lane) {
 #pragma unroll
-      for (int j = 0; j < COLS / 8; j++)
+  for (int j = 0; j < COLS / 8; j++) {
+    Side two[2];
+    columns.get(8 * j + 2 * (lane & 3), two);
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-          float& x = s[m][4 * j + 2 * h + i];
-          x *= scale;
-          if (options.softcap != 0.f) x = options.softcap * tanh_of(x * inverse);
-#if BIAS
-          const int y_token = tokens[8 * j + 2 * (lane & 3) + i];
-          if (x_token >= 0 && y_token >= 0) x += shaping.values[place_of(options, shaping, x_code, options.y_codes[y_token], x_token, y_token)];
-#endif
-        }
-    }
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        float& x = s[m][4 * j + i];
+        x = fmaf(x, scale, value_of(options, shaping, rows[m][i / 2], two[i % 2]));
+      }
+  }
 }
 #endif
 #if DROPOUT
-// Weights of dropped pairs become 0, the others are multiplied by `kept`.
-__device__ __forceinline__ void drop(float (&p)[M][COLS / 2], const Options& options, const Shaping& shaping, const int* x_order, i64 x_at, int first,
-                                     int n_x, const int* tokens, int lane) {
+// Weights of dropped pairs become 0.
+__device__ __forceinline__ void drop(float (&p)[M][COLS / 2], const Options& options, const Side (&rows)[M][2], const Sides<COLS>& columns, int lane) {
 #pragma unroll
-  for (int m = 0; m < M; m++)
+  for (int j = 0; j < COLS / 8; j++) {
+    Side two[2];
+    columns.get(8 * j + 2 * (lane & 3), two);
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-      const u32 r = draw(shaping.draw, token_at(x_order, x_at, first + 16 * m + 8 * h + lane / 4, n_x));
+    for (int m = 0; m < M; m++)
 #pragma unroll
-      for (int j = 0; j < COLS / 8; j++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-          float& x = p[m][4 * j + 2 * h + i];
-          x = draw(r, tokens[8 * j + 2 * (lane & 3) + i]) <= options.limit ? 0.f : x * options.kept;
-        }
-    }
+      for (int i = 0; i < 4; i++)
+        if (is_dropped(options, rows[m][i / 2], two[i % 2])) p[m][4 * j + i] = 0.f;
+  }
 }
 #endif
 
@@ -84,7 +65,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
   const int batch = place[0], head = place[1], y_head = place[2], x_at = place[6], y_at = place[7];
   const int4 item = items[place[4] + blockIdx.x];   // row, first, count, slot
   const int steps = item.z * STEPS;
-  const Options options = {softcap, values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, kept, word};
+  const Options options = {values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, word};
 
   extern __shared__ __align__(128) unsigned char tiles[];
   const u32 sq = shared_address(tiles), sk = sq + ROWS * ROW_BYTES, sv = sk + Y_BYTES;
@@ -123,7 +104,17 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #pragma unroll
     for (int i = 0; i < D / 2; i++) o[m][i] = 0.f;
 #if BIAS || DROPOUT
+  __shared__ Sides<COLS> columns;   // of the present step
   const Shaping shaping = shaping_of(options, batch, head, n_heads);
+  Side sides[M][2];
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+      sides[m][h] = query_side(shaping, x_codes, x_step, token_at(x_order, x_at, item.x * ROWS + row + 16 * m + 8 * h + lane / 4, n_x));
+#endif
+#if SOFTCAP
+  const Cap cap(scale, softcap);
 #endif
   const float unit = SHAPED ? 1.f : scale, factor = unit * LOG2E, slack = 8.f / factor;
 
@@ -140,17 +131,33 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     const int own_mask = present.mask;
     fetch_values(step, present);
     const int found = thread < COLS && step + 1 < steps ? find_token(step + 1, col, mask) : -1;
+#if BIAS || DROPOUT
+    Side side;
+    if (thread < COLS) side = key_side(y_codes, y_step, present.tokens[thread]);
+#endif
     float s[M][COLS / 2];
     scores<M, COLS, PAIRS>(s, sq, row, sk, lane);
     if (thread < COLS) tell(next, found, mask);
+#if BIAS || DROPOUT
+    if (thread < COLS) columns.set(thread, side);
+#endif
     wait_for<0>();
 #if PAIRS
     split_tile<COLS, THREADS, true>(sv, sv + Y_BYTES);
 #endif
     __syncthreads();   // V and `next` are there; all are done with K
     if (step + 1 < steps) fetch(sk, k, head_dim, next);
-#if SHAPED
-    shape(s, options, SHAPING, x_order, x_at, item.x * ROWS + row, n_x, present.tokens, scale, lane);
+#if SOFTCAP
+#pragma unroll
+    for (int m = 0; m < M; m++) cap(s[m]);
+#endif
+#if BIAS
+    add_bias(s, options, shaping, sides, columns, SOFTCAP ? 1.f : scale, lane);
+#elif SHAPED && !SOFTCAP
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
 #endif
     Words<WORDS> there;
 #pragma unroll
@@ -170,7 +177,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #pragma unroll
     for (int m = 0; m < M; m++) rescale(o[m], online_softmax(s[m], rows[m][0], rows[m][1], factor, slack));
 #if DROPOUT
-    drop(s, options, shaping, x_order, x_at, item.x * ROWS + row, n_x, present.tokens, lane);
+    drop(s, options, sides, columns, lane);
 #endif
     accumulate<M, COLS, D, PAIRS>(o, s, sv, 0, lane);
   }
@@ -186,7 +193,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
       const int r = row + 16 * m + 8 * h + lane / 4, token = token_at(x_order, x_at, item.x * ROWS + r, n_x);
       const i64 at = ((i64)batch * n_heads + head) * n_x + token;
       const bool whole = item.w < 0, there = whole && token >= 0;
-      float f = l == 0.f ? 0.f : 1.f / l, found = log_sum(state.m, l, unit), old = 0.f;
+      float f = l == 0.f ? 0.f : (DROPOUT ? kept : 1.f) / l, found = log_sum(state.m, l, unit), old = 0.f;
       const float before = there && resumes ? lse[at] : NEG_INF;
       __syncwarp();   // the quad has read it before one of them writes
       join(before, found, f, old);

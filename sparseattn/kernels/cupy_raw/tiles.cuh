@@ -21,6 +21,9 @@ typedef long long i64;
 #ifndef SHAPED
 #define SHAPED 0
 #endif
+#ifndef SOFTCAP
+#define SOFTCAP 0
+#endif
 #ifndef BIAS
 #define BIAS 0
 #endif

@@ -6,7 +6,7 @@ from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.arrays import constants_of, converter, readable
 from sparseattn.kernels.gpu.plan import Plan, contiguous_steps, plan_of
 from sparseattn.kernels.gpu.target import bucket_of
-from sparseattn.kernels.gpu.terms import BiasGradient, shaping
+from sparseattn.kernels.gpu.terms import BiasGradient, SinkGradient, WholeSums, shaping
 from sparseattn.xp import namespace
 
 # by kv: stationary arrays, moving arrays, results, and what each result is the gradient of
@@ -18,35 +18,47 @@ def backward(target, dout, q, k, v, out, lse, pattern, scale, dlse, options):
     xp = namespace(q)
     arrays = {"dout": dout, "q": q, "k": k, "v": v, "out": out}
     shaped = shaping(options, scale, *q.shape[:3], k.shape[2])
-    gradient = None if shaped.bias is None else BiasGradient(options.bias, shaped.bias, shaped.draws[1])
-    kind = None if shaped.kind is None else ("backward", target.name, shaped.kind, scale)
-    plan = plan_of(pattern, kind, arrays, lambda: _plan(target, arrays, pattern, scale, shaped, gradient))
+    gradients = _Gradients(options, shaped)
+    kind = None if shaped.kind is None else ("backward", target.name, shaped.kind, scale, options.sinks is not None)
+    plan = plan_of(pattern, kind, arrays, lambda: _plan(target, arrays, pattern, scale, shaped, gradients.constants()))
     for name in plan.copied:
         arrays[name] = readable(arrays[name])
     stats = xp.empty((*q.shape[:3], 2), xp.float32)
-    arrays.update(lse=xp.ascontiguousarray(lse), dlse=None if dlse is None else xp.ascontiguousarray(dlse), stats=stats)
+    arrays.update(lse=xp.ascontiguousarray(lse), dlse=None if dlse is None else xp.ascontiguousarray(dlse), stats=stats,
+                  gradients=gradients)
     for name, (like, wide, zeros) in plan.begins.items():
         arrays[name] = (xp.zeros if zeros else xp.empty)(arrays[like].shape, xp.float32 if wide else q.dtype)
     plan.run(xp, arrays)
     dq, dk, dv = (arrays[name].astype(q.dtype, copy=False) for name in ("dq", "dk", "dv"))
-    dvalues = None if gradient is None else gradient.finish(arrays["sums"])
-    return dq, dk, dv, dvalues, _dsinks(options.sinks, arrays["lse"], stats)
+    dvalues = gradients.bias.finish(arrays["sums"]) if gradients.bias else None
+    dsinks = gradients.sinks.finish(arrays) if gradients.sinks else None
+    return dq, dk, dv, dvalues, dsinks
 
 
-def _dsinks(sinks, lse, stats):
-    """A sink has no value: what reaches its score is -delta. lse of -inf: nothing was attended, sink included."""
-    if sinks is None:
-        return None
-    xp = namespace(lse)
-    shares = xp.exp(xp.where(lse == -xp.inf, -xp.inf, sinks[:, None] - xp.where(lse == -xp.inf, 0, lse)))
-    return -(shares * stats[..., 1]).sum(axis=(0, 2), dtype=xp.float64).astype(sinks.dtype)
+class _Gradients:
+    """Those of a call that are summed over rows and tiles."""
+
+    def __init__(self, options, shaped):
+        self.whole = WholeSums(shaped.draws[1])
+        self.bias = None if shaped.bias is None else BiasGradient(options.bias, shaped.bias, self.whole)
+        self.sinks = None if options.sinks is None else SinkGradient(options.sinks, self.whole)
+
+    def constants(self):
+        """What kernels are told of them."""
+        return {"BIAS_GRAD": self.bias.bias.gradient if self.bias else 0, "ROW_SUMS": int(self.sinks is not None)}
+
+    def begin(self, arrays):
+        """Add what the kernels add up in to the arrays of the call, which hold `stats` by now."""
+        for gradient in (self.whole, self.bias, self.sinks):
+            if gradient:
+                gradient.begin(arrays)
 
 
-def _plan(target, given, pattern, scale, shaped, gradient):
+def _plan(target, given, pattern, scale, shaped, summed):
     arrays = {name: readable(x) for name, x in given.items()}
     q, k, v = arrays["q"], arrays["k"], arrays["v"]
     bits, bucket = 8 * q.itemsize, bucket_of(q.shape[3], v.shape[3])
-    constants = {**constants_of(bits, bucket, *arrays.values()), **shaped.constants}
+    constants = {**constants_of(bits, bucket, *arrays.values()), **shaped.constants, **summed}
     plan = Plan(target, arrays)
     plan.copied = tuple(name for name, x in given.items() if arrays[name] is not x)
     plan.begins = {}
@@ -55,9 +67,8 @@ def _plan(target, given, pattern, scale, shaped, gradient):
         plan.launch("row_dots", constants, (batch * n_heads * n_queries,),
                     ("dout", "out", "lse", "dlse", batch, n_heads, n_queries, v.shape[3],
                      1.0 if shaped.constants["SHAPED"] else scale, "stats"))
-    if gradient is not None:
-        plan.launches.append(gradient.begin)
-        constants["BIAS_GRAD"] = shaped.bias.gradient
+    if any(summed.values()):
+        plan.launches.append(lambda arrays: arrays["gradients"].begin(arrays))
     for kv in (0, 1):
         structures = layout.backward_structures(pattern.to("cpu"), target, bits, bucket, kv)
         walks = [walk for structure in structures for walk in layout.walks(
@@ -95,15 +106,15 @@ def _launch(plan, number, kv, walk, constants, arrays, scale, shaped, adds, outs
     rows, is_row = walk.structure.rows, walk.structure.is_row
     pieces = [plan.memory(f"{name} {number}", (walk.n_places * walk.n_slots, rows, arrays[like].shape[3]))
               for name, like in zip(SIDES[kv][2], likes)]
-    has_gradient = not kv and "BIAS_GRAD" in constants
-    constants = {**constants, "ROWS": rows, "BIAS_GRAD": constants["BIAS_GRAD"] if has_gradient else 0}
+    constants = {**constants, "ROWS": rows, **({"BIAS_GRAD": 0, "ROW_SUMS": 0} if kv else {})}
     blocks = (*part.block_size, part.n_q_slots, part.n_k_slots) if is_row else (t.live,)
     sizes = (arrays[x[0]].shape[3], arrays[x[1]].shape[3], arrays["q"].shape[1], arrays[x[0]].shape[2],
              arrays[y[0]].shape[2])
-    sums = ("sums", "grain") if has_gradient else (None, None)
+    sums = [name if constants[key] else None for name, key in (("sums", "BIAS_GRAD"), ("row_sums", "ROW_SUMS"))]
+    grain = "grain" if any(sums) else None
     plan.launch("row_backward" if is_row else "tile_backward", constants, (walk.n_items, walk.n_places),
                 (*x, *y, "stats", t.x_order, t.y_order, walk.places, walk.items, t.indices, t.mask_ids, t.masks,
-                 *blocks, *sizes, scale, *shaped.arguments(kv), *sums, adds, walk.n_slots, *_pair(outs),
+                 *blocks, *sizes, scale, *shaped.arguments(kv), *sums, grain, adds, walk.n_slots, *_pair(outs),
                  *_pair(carries), *_pair(pieces)))
     if walk.n_groups:
         constants = {**constants, "BY_HEADS": int(is_row and not kv)}

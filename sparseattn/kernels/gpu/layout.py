@@ -58,12 +58,13 @@ class Walk(NamedTuple):
 
 def forward_structures(pattern, target, bits, bucket) -> tuple[Structure, ...]:
     """The parts with queries as rows. Kept."""
-    return _kept(pattern, target.rows("tile_forward", bits, bucket, 0), target.block_y, 0)
+    return _kept(pattern, target.rows("tile_forward", bits, bucket, 0), ROW_KEYS, target.block_y, 0)
 
 
 def backward_structures(pattern, target, bits, bucket, kv) -> tuple[Structure, ...]:
     """The parts with queries (kv = 0) or keys (kv = 1) as rows. Kept."""
-    return _kept(pattern, target.rows("tile_backward", bits, bucket, kv), target.block_y, kv)
+    most_keys = target.rows("row_backward", bits, bucket, kv)[0] if kv else ROW_KEYS
+    return _kept(pattern, target.rows("tile_backward", bits, bucket, kv), most_keys, target.block_y, kv)
 
 
 def prepare(pattern, target, backward):
@@ -74,19 +75,19 @@ def prepare(pattern, target, backward):
         backward_structures(whole, target, 16, 128, kv)
 
 
-def _kept(pattern, rows, block_y, kv):
-    """The structures of a pattern on the CPU for tiles of `rows` x `block_y`."""
-    return pattern.memo.get(("gpu structures", rows, block_y, kv),
-                            lambda: _structures(pattern, rows, block_y, kv))
+def _kept(pattern, *sizes):
+    """The structures of a pattern on the CPU; `sizes`: rows and most_keys that tiles may have, block_y, kv."""
+    return pattern.memo.get(("gpu structures", *sizes), lambda: _structures(pattern, *sizes))
 
 
-def _structures(pattern, rows, block_y, turned):
+def _structures(pattern, rows, most_keys, block_y, turned):
     parts = pattern.T.parts if turned else pattern.parts
     groups = [[part] for part in parts] if pattern.memo.get("repeats", lambda: False) else [parts]
-    return tuple(found for group in groups for found in _joined(group, pattern.n_heads, rows, block_y, turned))
+    return tuple(found for group in groups
+                 for found in _joined(group, pattern.n_heads, rows, most_keys, block_y, turned))
 
 
-def _joined(parts, n_heads, rows, block_y, turned):
+def _joined(parts, n_heads, rows, most_keys, block_y, turned):
     """The structures of parts that may be joined where their orders are equal."""
     single = [p for p in parts if _is_single(p, turned)]
     others = [p for p in parts if not _is_single(p, turned)]
@@ -94,7 +95,7 @@ def _joined(parts, n_heads, rows, block_y, turned):
     if others:
         for part in as_tiles([_in_blocks(p, (rows[0], block_y)) for p in others], n_heads):
             found.append(_best(part, rows, block_y))
-    for part in _single_tiles(single, n_heads, turned):
+    for part in _single_tiles(single, n_heads, most_keys, turned):
         size = part.block_size[0] if turned else ROW
         found.append(Structure(part, True, ROW if size <= ROW else ROW_KEYS))
     return found
@@ -108,11 +109,11 @@ def _is_single(part, turned):
     return not isinstance(part, Ranges) and part.block_size[1 if turned else 0] == 1
 
 
-def _single_tiles(parts, n_heads, turned):
+def _single_tiles(parts, n_heads, most_keys, turned):
     """Parts in blocks of one query; those of the same order and block size joined."""
     cut = []
     for part in parts:
-        size = ROW_KEYS if isinstance(part, Ranges) else min(part.block_size[0 if turned else 1], ROW_KEYS)
+        size = most_keys if isinstance(part, Ranges) else min(part.block_size[0 if turned else 1], most_keys)
         cut.append(_in_blocks(part, (size, 1) if turned else (1, size)))
     return as_tiles(cut, n_heads) if len({p.block_size for p in cut}) < 2 else tuple(cut)
 

@@ -13,7 +13,8 @@ ROW_KEYS = 64  # keys a block of a row kernel has at most
 class Target(NamedTuple):
     """A backend's kernels.
 
-    `rows(kernel, bits, bucket, kv)` are the stationary rows that its tiles may have, the preferred number first.
+    `rows(kernel, bits, bucket, kv)` are the stationary rows that a kernel's tiles may have, the preferred number first;
+    a call's structures are made for them.
     `bind(kernel, constants, grid, arguments, steps)` gives the function that launches on the current stream. Where an
     argument is a name, it takes the array from the dictionary that the function is given; ``steps[name]`` are the
     numbers between its neighbours along each axis but the last, of every array that will have this name.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
 
 from sparseattn.kernels.numba_cuda.shapes import ACROSS, COLUMNS
 from sparseattn.kernels.numba_cuda.steps import exp_of, is_dropped, place_of
@@ -85,3 +86,9 @@ def apply_slopes(own):
                 d[i, j] = ZERO if d[i, j] == ZERO else d[i, j] * slopes[i, j]
 
     return apply_slopes
+
+
+@cuda.jit(device=True)
+def whole(x, grain):
+    """x as a whole number of grains, so that sums are equal in any order."""
+    return np.int64(math.floor(x * grain[0] + 0.5))

@@ -13,11 +13,12 @@ masked for all, nobody or past the end does not exist: it is never read.
 from __future__ import annotations
 
 import functools
-import math
 
 import numpy as np
 
+from sparseattn.kernels.gpu.terms import BY_SUM, OWN_VALUE
 from sparseattn.kernels.numba_cuda import gradients, steps, tiles
+from sparseattn.kernels.numba_cuda.gradients import whole
 from sparseattn.kernels.numba_cuda.shapes import ACROSS, AT_ONCE, BLOCK_Y, COLUMNS, PITCH, REGISTERS, THREADS, Constants
 from sparseattn.kernels.numba_cuda.target import compiled, cuda
 from sparseattn.kernels.numba_cuda.tiles import ONE, POS_INF, ZERO, find_key, token_at
@@ -29,21 +30,22 @@ F32, I32 = np.float32, np.int32
 def make(c: Constants):
     """The kernel for these constants."""
     n_rows, own, width, stored = c.ROWS, c.own_rows, c.width, (c.BITS, c.FP16)
-    kv, shaped, gradient = c.KV, c.SHAPED, c.BIAS_GRAD
+    kv, shaped, gradient, row_summed = c.KV, c.SHAPED, c.BIAS_GRAD, c.ROW_SUMS
     load_x, load_y = tiles.load_rows(n_rows, width, *stored), tiles.load_rows(BLOCK_Y, width, *stored)
     clear, scores, store_tile, accumulate = (tiles.clear(own), tiles.scores(own, width), tiles.store_tile(own),
                                              tiles.accumulate(own, width))
     attended_tokens, attended_keys = steps.attended_tokens(own), steps.attended_keys(own)
     weigh, apply_slopes = gradients.weigh(own, kv, shaped, c.BIAS, c.DROPOUT), gradients.apply_slopes(own)
-    place_of, begin_sums, add_slice = steps.place_of(c.BIAS), tiles.begin_sums(c.sums), tiles.add_slice(c.sums)
+    place_of, begin_sums = steps.place_of(c.BIAS, gradient == BY_SUM), tiles.begin_sums(c.sums)
+    add_slice = tiles.add_slice(c.sums)
     write_gradient = gradients.write_gradient(c.sums, 32 if c.OUT32 else c.BITS, c.FP16)
     left_shape, right_shape = (n_rows, PITCH), (BLOCK_Y, PITCH)
     sums_shape, second_shape, scores_shape = c.sums, c.sums if kv else (1, 1, 1), (own, COLUMNS)
 
     def row_backward(x1, x2, y1, y2, stats, x_order, y_order, places, items, indices, mask_ids, masks, block_x, block_y,
                      n_x_slots, n_y_slots, head_dim, v_dim, n_heads, n_x, n_y, scale, softcap, values, value_at, labels,
-                     x_codes, y_codes, low, high, x_step, y_step, limit, kept, word, dvalues, grain, adds, n_slots,
-                     out1, out2, carry1, carry2, part1, part2):
+                     x_codes, y_codes, low, high, x_step, y_step, limit, kept, word, dvalues, row_sums, grain, adds,
+                     n_slots, out1, out2, carry1, carry2, part1, part2):
         number, place, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
         if number >= places[place, 5]:
             return
@@ -141,10 +143,17 @@ def make(c: Constants):
                         if bits[i] >> j & 1:
                             x, y = x_tokens[row + i], y_tokens[col + ACROSS * j]
                             at = place_of(bias, batch, heads[row + i], x, y)
-                            if gradient == 1:
+                            if gradient == OWN_VALUE:
                                 dvalues[at] = d[i, j]
                             else:
-                                cuda.atomic.add(dvalues, at, np.int64(math.floor(d[i, j] * grain[0] + 0.5)))
+                                cuda.atomic.add(dvalues, at, whole(d[i, j], grain))
+            if row_summed:
+                for i in range(own):
+                    total, x = ZERO, x_tokens[row + i]
+                    for j in range(COLUMNS):
+                        total += d[i, j]
+                    if x >= 0:
+                        cuda.atomic.add(row_sums, (batch, heads[row + i], x), whole(total, grain))
             if shaped:
                 apply_slopes(d, slopes)
             if kv:

@@ -20,8 +20,8 @@ CONSTANTS = {
     "row_forward": ("HEAD_DIM", "BITS", "FP16", "ROWS", *SHAPING),
     "merge": ("BITS", "FP16", "BY_HEADS"),
     "row_dots": ("BITS", "FP16"),
-    "tile_backward": ("HEAD_DIM", "BITS", "FP16", "ROWS", "KV", "OUT32", "BIAS_GRAD", *SHAPING),
-    "row_backward": ("HEAD_DIM", "BITS", "FP16", "ROWS", "KV", "OUT32", "BIAS_GRAD", *SHAPING),
+    "tile_backward": ("HEAD_DIM", "BITS", "FP16", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
+    "row_backward": ("HEAD_DIM", "BITS", "FP16", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "sum_slots": ("BITS", "FP16", "OUT32", "BY_HEADS"),
 }
 SCALARS = {
@@ -33,8 +33,8 @@ ABSENT = {
     "x_order": ("int32", 1), "y_order": ("int32", 1), "values": ("float32", 1), "value_at": ("int64", 3),
     "labels": ("int32", 1), "x_codes": ("int32", 1), "y_codes": ("int32", 1), "carry": ("float32", 4),
     "carry1": ("float32", 4), "carry2": ("float32", 4),
-    "dlse": ("float32", 3), "dvalues": ("float32", 1), "grain": ("float64", 1), "part_out": ("float32", 3),
-    "part_lse": ("float32", 2), "part1": ("float32", 3), "part2": ("float32", 3),
+    "dlse": ("float32", 3), "dvalues": ("float32", 1), "row_sums": ("int64", 3), "grain": ("float64", 1),
+    "part_out": ("float32", 3), "part_lse": ("float32", 2), "part1": ("float32", 3), "part2": ("float32", 3),
 }
 FLAT = "values", "labels", "dvalues"  # read by place
 

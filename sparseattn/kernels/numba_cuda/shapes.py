@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from sparseattn.kernels.gpu.target import ROW, ROW_KEYS
+
 # Numba's simulator runs each thread in Python, one after the other: its tiles are small
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 BLOCK_Y = 32 if SIMULATED else 64  # moving slots of a block, rows of a moving tile
@@ -33,6 +35,7 @@ class Constants(NamedTuple):
     KV: int = 0
     OUT32: int = 1
     BIAS_GRAD: int = 0
+    ROW_SUMS: int = 0
     BY_HEADS: int = 0
 
     @property
@@ -58,5 +61,5 @@ def constants_of(chosen) -> Constants:
 
 
 def rows(kernel, bits, bucket, kv):
-    """Stationary rows that the tiles of a tile kernel may have."""
-    return (ROWS,)
+    """Stationary rows that the tiles of a kernel may have, the preferred number first."""
+    return (ROW_KEYS, ROW) if kernel == "row_backward" else (ROWS,)

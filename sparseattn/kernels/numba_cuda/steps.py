@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from sparseattn.kernels.gpu.terms import BY_CODE, BY_LABEL
 from sparseattn.kernels.numba_cuda.shapes import ACROSS, COLUMNS
 from sparseattn.kernels.numba_cuda.target import bits_of, chosen, cuda, from_bits
 from sparseattn.kernels.numba_cuda.tiles import F32, NEG_INF, ONE, U64, ZERO, narrowed
@@ -57,18 +58,20 @@ def is_dropped(draws, batch, head, query, key):
 
 
 @functools.cache
-def place_of(kind):
-    """Where the value of a pair stands in the values of a bias."""
-    by_label = kind == 2
+def place_of(kind, by_sum=False):
+    """Where the value of a pair stands in the values of a bias; `by_sum`: its sum of codes in sums of gradients."""
+    clipped, by_label = kind != BY_CODE, kind == BY_LABEL and not by_sum
+    begin = 3 if by_sum else 0
 
     @cuda.jit(device=True)
     def place_of(bias, batch, head, x_token, y_token):
         _, value_at, labels, x_codes, y_codes, low, high, x_step, y_step = bias
         place = np.int64(x_codes[x_token]) + np.int64(y_codes[y_token]) + value_at[batch, head, 1]
-        place = low if place < low else high if place > high else place
+        if clipped:
+            place = low if place < low else high if place > high else place
         if by_label:
             place = labels[value_at[batch, head, 2] + place] + x_token * x_step + y_token * y_step
-        return value_at[batch, head, 0] + place
+        return value_at[batch, head, begin] + place
 
     return place_of
 

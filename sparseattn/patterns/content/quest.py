@@ -69,7 +69,8 @@ def quest(q, k, *, page_size, token_budget, force_last=True, block_size=None):
     begin = int(own[0]) * page if own.size and not force_last else n_keys
     xp = namespace(q)
     so_far = [_running(wide(k[:, :, begin:]), page, extreme) for extreme in (xp.minimum, xp.maximum)]
-    own_there, since = xp.asarray(own)[:, None], xp.asarray(position - begin)
+    # a page that ends with its query is like all before it
+    own_there, since = xp.asarray(np.where((position + 1) % page, own, -1))[:, None], xp.asarray(position - begin)
 
     def bounds(at, rows, n):
         head, x = (at[0], head_of[at[1]]), wide(q[at][rows])
