@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import Any
 
 from sparseattn.options import Term
@@ -21,7 +23,6 @@ class Bias:
 
     def __init__(self, name, given):
         self.name, self.given = name, given
-        self._last = ("nothing", None)
 
     def __repr__(self):
         return f"<bias {self.name} {tuple(self.given.shape)} {self.given.dtype}>"
@@ -32,7 +33,7 @@ class Bias:
 
     def pull(self, dvalues, term) -> Array:
         """The gradient of what was given, from that of the values of the bound term."""
-        return dvalues.reshape(self.given.shape).astype(self.given.dtype)
+        return dvalues.reshape(self.given.shape).astype(self.given.dtype, copy=False)
 
     def _values(self, q, shape):
         """What was given, in this 4-D shape and the dtype that q is computed in."""
@@ -46,15 +47,6 @@ class Bias:
     def _check_heads(self, wanted, n_heads):
         if wanted not in (1, n_heads):
             raise ValueError(f"bias {self.name} is for {wanted} heads but q has {n_heads}; build it for 1 or {n_heads}")
-
-    def _kept(self, key, make):
-        """What make() gives, made anew where the key is not that of the last call: one step back is what a gradient
-        needs, and caches that grow would fill a longer memory."""
-        last, value = self._last
-        if last != key:
-            value = make()
-            self._last = key, value
-        return value
 
 
 class Dense(Bias):
@@ -102,10 +94,7 @@ class _Distances(Bias):
 
     def _codes(self, q, k, left):
         """(q_codes, k_codes, shift) of a bound term."""
-        xp, n_queries, n_keys, offset = namespace(q), q.shape[2], k.shape[2], self._offsets(q, k)
-        return self._kept((n_queries, n_keys, left, offset), lambda: (
-            -xp.arange(n_queries, dtype=xp.int64), xp.arange(n_keys, dtype=xp.int64),
-            left - xp.asarray(offset, xp.int64)))
+        return _distance_codes(_place(q), q.shape[2], k.shape[2], left, self._offsets(q, k))
 
 
 class Slopes(_Distances):
@@ -120,14 +109,13 @@ class Slopes(_Distances):
         xp, offset = namespace(q), self._offsets(q, k)
         left = q.shape[2] - 1 + max(offset)  # how far the most distant key lies before its query
         size = max(left + k.shape[2] - min(offset), 1)
-        values = -self.given.astype(xp.float64)[:, None] * abs(xp.arange(size) - left)
+        values = self.given.astype(xp.float64)[:, None] * _falling(_place(q), size, left)
         return Term(values.astype(compute_dtype(q.dtype))[None, :, None], None, *self._codes(q, k, left))
 
     def pull(self, dvalues, term):
-        xp = namespace(dvalues)
-        offset = term.k_codes.size - term.q_codes.size if self.offset is None else self.offset[0]
-        distances = abs(xp.arange(dvalues.shape[3]) - (term.shift[0] + offset))
-        return -(dvalues[0, :, 0].astype(xp.float64) * distances).sum(1).astype(self.given.dtype)
+        n_queries, n_keys, size = term.q_codes.size, term.k_codes.size, dvalues.shape[3]
+        left = n_queries - 1 + (n_keys - n_queries if self.offset is None else max(self.offset))
+        return (dvalues[0, :, 0] * _falling(_place(dvalues), size, left)).sum(1).astype(self.given.dtype)
 
 
 class ByOffset(_Distances):
@@ -164,7 +152,7 @@ class Relative2D(Bias):
         values = xp.zeros((1, n_heads, rows, 2 * self.reach - 1), compute_dtype(q.dtype))
         values[..., self._inside()] = self.given.T.reshape(1, n_heads, rows, 2 * self.window[1] - 1)
         values = values.reshape(1, n_heads, 1, rows * (2 * self.reach - 1))
-        return Term(values, None, *self._kept(None, lambda: self._codes(xp)))
+        return Term(values, None, *_grid_codes(_place(q), self.shape, self.window[0] - 1, self.reach))
 
     def pull(self, dvalues, term):
         n_heads = dvalues.shape[1]
@@ -174,11 +162,6 @@ class Relative2D(Bias):
     def _inside(self):
         """The columns of a bound row that the published table has."""
         return slice(self.reach - self.window[1], self.reach + self.window[1] - 1)
-
-    def _codes(self, xp):
-        y, x = xp.divmod(xp.arange(self.shape[0] * self.shape[1], dtype=xp.int64), self.shape[1])
-        place, width = y * (2 * self.reach - 1) + x, 2 * self.reach - 1
-        return place, -place, xp.full(1, (self.window[0] - 1) * width + self.reach - 1, xp.int64)
 
 
 class Labels(_Distances):
@@ -204,3 +187,57 @@ class Labels(_Distances):
             raise ValueError(f"labels has shape {self.labels.shape}; expected one that broadcasts to {whole}, (batch, "
                              f"n_heads, n_queries, n_keys)")
         return Term(values, self.labels.reshape(found))
+
+
+def _place(x):
+    """Where an array is, as the functions below take it: its library, and for CuPy the number of its GPU."""
+    xp = namespace(x)
+    return xp, x.data.device_id if xp.__name__ == "cupy" else None
+
+
+@functools.lru_cache(1000)
+def _distance_codes(place, n_queries, n_keys, left, offset):
+    """(q_codes, k_codes, shift) of a table by distance. Equal calls get the same arrays, whatever their bias."""
+    shift = _made(place, lambda xp: left - xp.asarray(offset, xp.int64))
+    return _falling(place, n_queries, 0), _rising(place, n_keys), shift
+
+
+@functools.lru_cache(100)
+def _grid_codes(place, shape, up, reach):
+    """(q_codes, k_codes, shift) of a table of bound rows by the difference of two places on a grid."""
+    def make(xp):
+        y, x = xp.divmod(xp.arange(shape[0] * shape[1], dtype=xp.int64), shape[1])
+        code = y * (2 * reach - 1) + x
+        return code, -code, xp.full(1, up * (2 * reach - 1) + reach - 1, xp.int64)
+
+    return _made(place, make)
+
+
+def _rising(place, size):
+    """0, 1, 2, ...: views of arrays that live on, since a graph may have captured a call that reads them."""
+    return _long_rising(place, size.bit_length())[:size]
+
+
+def _falling(place, size, left):
+    """-abs(i - left) for each i < size: what a slope of 1 adds."""
+    if not 0 <= left <= size:
+        return -abs(_rising(place, size) - left)
+    first = (1 << size.bit_length()) - left
+    return _long_falling(place, size.bit_length())[first:first + size]
+
+
+@functools.cache
+def _long_rising(place, bits):
+    return _made(place, lambda xp: xp.arange(1 << bits, dtype=xp.int64))
+
+
+@functools.cache
+def _long_falling(place, bits):
+    return _made(place, lambda xp: -abs(xp.arange(-(1 << bits), 1 << bits, dtype=xp.int64)))
+
+
+def _made(place, make):
+    """make(xp) at a place."""
+    xp, device = place
+    with contextlib.nullcontext() if device is None else xp.cuda.Device(device):
+        return make(xp)

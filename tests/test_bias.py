@@ -12,6 +12,9 @@ import oracle
 import sparseattn as sa
 from devices import rounding, widest
 from sparseattn import Pattern, bias, patterns
+from sparseattn.kernels.gpu.plan import MOST
+from sparseattn.kernels.gpu.terms import flat_bias
+from sparseattn.terms import Dense
 
 
 def inputs(n_queries, n_keys, dtype=np.float64, batch=2, n_heads=4, n_kv_heads=2):
@@ -261,6 +264,39 @@ def test_a_later_call_sees_new_values_and_builds_nothing_else_anew(name, backend
     assert not np.allclose(out, first)
     expected, vjp_of_fresh = sa.vjp(q, k, v, patterns.causal(20), bias=fresh, backend=backend)
     assert np.array_equal(out, expected) and np.array_equal(vjp(dout).dbias, vjp_of_fresh(dout).dbias)
+
+
+@pytest.mark.parametrize("name", ["alibi", "by_offset", "relative_2d", "labels", "array"])
+def test_a_gpu_reads_values_of_now_and_what_was_laid_out_before(name):
+    table, pattern = np.random.default_rng(8).standard_normal((4, 9)).astype(np.float32), patterns.causal(20)
+    q = np.zeros((2, 4, 20, 8), np.float32)
+
+    def flat():
+        term = Dense(table[:, :1, None]) if name == "array" else made(name, table)  # a new one for each call
+        return flat_bias(term.bind(q, q, 4), pattern, 2, 4)
+
+    first = flat()
+    values = first.values.copy()
+    table *= 2
+    second = flat()
+    assert np.array_equal(second.values, 2 * values)
+    assert all(getattr(first, x) is getattr(second, x) for x in ("value_at", "q_codes", "k_codes"))
+
+
+def test_bounds_of_what_is_kept_for_a_gpu():
+    table, pattern, q = np.ones((1, 9), np.float32), patterns.causal(20), np.zeros((1, 1, 20, 8), np.float32)
+    laid_out = [flat_bias(bias.by_offset(table, left=left).bind(q, q, 4), pattern, 1, 1) for left in range(2 * MOST)]
+    assert [x.value_at[0, 0, 1] for x in laid_out] == [left + 1 for left in range(2 * MOST)]
+    assert len(pattern.memo.get("gpu bias", dict)) <= MOST
+
+
+@pytest.mark.parametrize("n_queries, n_keys", [(1, 1), (1, 64), (7, 8), (0, 3), (65, 2)])
+def test_tables_of_equal_sizes_share_their_codes(n_queries, n_keys):
+    q, k = (np.zeros((1, 1, n, 8), np.float32) for n in (n_queries, n_keys))
+    first, second = (bias.by_offset(np.ones(9), left=4, offset=3).bind(q, k, 4) for _ in range(2))
+    assert first.q_codes is second.q_codes and first.k_codes is second.k_codes and first.shift is second.shift
+    assert np.array_equal(first.q_codes, -np.arange(n_queries)) and np.array_equal(first.k_codes, np.arange(n_keys))
+    assert first.shift == 1
 
 
 @pytest.mark.parametrize("name", ["alibi", "by_offset", "relative_2d", "labels"])

@@ -208,6 +208,32 @@ def test_as_on_the_cpu(case, dtype, on_gpu):
         assert np.abs(a - b).max(initial=0) <= max(2 * unit, 2e-5) * np.abs(b).max(initial=1), name
 
 
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("kind", ["by_offset", "labels"])
+@pytest.mark.parametrize("name", ["strided", "causal", "window"])
+def test_tables_of_distances(name, kind, dtype, on_gpu):
+    """Tiles whose pairs lie too far apart to keep their values, tiles beyond the table, tiles of one label."""
+    n, random = 1500, np.random.default_rng(0)
+    pattern = {"strided": lambda: patterns.strided(n, stride=50), "causal": lambda: patterns.causal(n),
+               "window": lambda: patterns.sliding_window(n, left=130)}[name]()
+    arrays = arrays_there(3, np.ones((1, 1, n, n), bool), (2, 2, 64, 64), dtype, batch=1)
+    here, left = [x.get() for x in arrays], 200 if name == "causal" else n - 1
+    table = random.standard_normal((2, left + 1)).astype(np.float32)
+    distances = (np.minimum(np.arange(left + 1), 90) // 30).astype(np.int32)
+
+    def made(move):
+        if kind == "by_offset":
+            return sa.bias.by_offset(move(table), left=left)
+        return sa.bias.labels(move(table[:, :4].copy()), move(distances), left=left)
+
+    there = both_ways(*arrays, pattern.to("cuda"), on_gpu, bias=made(moved))
+    wanted = both_ways_here(*here, pattern, bias=made(lambda x: x))
+    for name, a, b in zip(("out", "lse", "dq", "dk", "dv", "dbias"), there, wanted, strict=True):
+        a, b = a.get().astype(np.float64), b.astype(np.float64)
+        bound = 1e-5 if name == "lse" or dtype == "float32" else 2 * float(ml_dtypes.finfo(DTYPES[dtype]).eps)
+        assert np.abs(a - b).max() <= bound * np.abs(b).max(), name
+
+
 def both_ways_here(q, k, v, dout, pattern, **options):
     out, lse = sa.attend(q, k, v, pattern, return_lse=True, backend="numba_cpu", **options)
     gradients = sa.attend_backward(dout, q, k, v, out, lse, pattern, backend="numba_cpu", **options)

@@ -35,12 +35,12 @@ def check_finite(q, k, v, asked):
         xp = namespace(x)
         for b, h in np.ndindex(x.shape[:2]):
             own = x[b, h][xp.asarray(asked.rows)] if name == "q" else x[b, h]
-            fine = xp.isfinite(own.astype(np.float32) if own.dtype.itemsize == 2 else own).all(axis=-1)
-            wrong = np.flatnonzero(~on_cpu(fine) & there[b])
-            if wrong.size:
+            fine = xp.isfinite(own.astype(np.float32) if own.dtype.itemsize == 2 else own)
+            wrong = () if fine.all() else np.flatnonzero(~on_cpu(fine.all(axis=-1)) & there[b])
+            if len(wrong):
                 token = asked.rows[wrong[0]] if name == "q" else wrong[0]
                 raise ValueError(f"{name} holds NaN or infinity at batch item {b}, head {h}, token {token} (and "
-                                 f"{wrong.size - 1} more there); expected finite numbers: mend them, or leave padding "
+                                 f"{len(wrong) - 1} more there); expected finite numbers: mend them, or leave padding "
                                  "out with valid=")
 
 

@@ -13,7 +13,6 @@ from sparseattn.kernels.numba_cpu.compile import cached
 from sparseattn.kernels.numba_cpu.lanewise import exp
 from sparseattn.kernels.numba_cpu.simd import add, data, fma, lanes_of, load, maximum, splat, store, sub
 from sparseattn.kernels.numba_cpu.wide import PART, alike, counted, size_of, sum_of, widen
-from sparseattn.profiling.scores import LOWEST
 
 LEAST = -1e30  # a finite number whose exponential is 0
 CHUNK = 64  # keys side by side
@@ -24,7 +23,7 @@ LSE, ENTROPY, LARGEST, COLLISION, DISTANCE, OFFSET, SINK, BEST, TARGET = STATS =
 WHOLE = {"reassoc", "contract", "nsz", "nnan"}  # sums in the order that registers like, the same in every call
 
 
-@cached
+@njit(cache=True, nogil=True, fastmath=WHOLE)
 def product(x, y):
     """x . y in float64."""
     total = 0.0
@@ -218,7 +217,7 @@ def weigh(scores, q, k, scale, m, at, again, place, x, sums):
     side by side. Returns what `exponentials` gives without that key, and the largest e. With `again`, m is a product in
     float64 as are, in the end, the scores of keys that carry much of the entropy."""
     top, most = scores[at], 0.0
-    scores[at] = LOWEST
+    scores[at] = -np.inf
     rest, loss, square, distance, offset = exponentials(scores, top, scale, scale * top - m, place, x, sums)
     l, log_l = 1.0 + rest, math.log1p(rest)
     limit = (log_l + loss / l) * l / NEAR

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 
+from sparseattn import patterns
 from sparseattn.attention import attend
 from sparseattn.index_ops.counting import count_by_head
 from sparseattn.kernels.numba_cpu.cost import copies, part_seconds
@@ -45,19 +47,33 @@ class Cost:
 
 def of(pattern: Pattern, candidate, q, k, v=None) -> Cost:
     """The cost of a candidate's pattern for q, k and v of four axes."""
+    found = _of(pattern, q.shape[1], q.shape[3], (k if v is None else v).shape[3], q.itemsize)
+    return replace(found, seconds=found.seconds + choosing_seconds(candidate, q, k))
+
+
+def _of(pattern, n_heads, head_dim, v_head_dim, itemsize):
     from sparseattn.kernels.numba_cpu.simd import VECTOR_BITS
 
-    v_dim, repeats = (k if v is None else v).shape[3], q.shape[1] // pattern.n_heads
     kept, stored, seconds = np.zeros((3, pattern.n_heads))
     for part in pattern.to("cpu").tiles():
         own = count_by_head(part, pattern.n_heads)
         kept += own[0]
         stored += own[1]
         times = copies(part, pattern, 1, pattern.n_heads)
-        whole = part_seconds(part, times, q.shape[3], v_dim, q.itemsize, VECTOR_BITS, False)
+        whole = part_seconds(part, times, head_dim, v_head_dim, itemsize, VECTOR_BITS, False)
         seconds += whole * own[1] / max(own[1].sum(), 1)
-    kept, stored, seconds = (np.repeat(x, repeats) for x in (kept, stored, seconds))
-    return Cost(kept, stored, seconds + choosing_seconds(candidate, q, k))
+    return Cost(*(np.repeat(x, n_heads // pattern.n_heads) for x in (kept, stored, seconds)))
+
+
+@functools.lru_cache(64)
+def _whole(n_queries, n_keys, causal, *sizes):
+    return _of((patterns.causal if causal else patterns.dense)(n_queries, n_keys), *sizes)
+
+
+def of_whole(q, k, v, causal) -> Cost:
+    """The cost of dense attention, counted once for each shape."""
+    found = _whole(q.shape[2], k.shape[2], causal, q.shape[1], q.shape[3], (k if v is None else v).shape[3], q.itemsize)
+    return Cost(found.kept.copy(), found.stored.copy(), found.seconds.copy())
 
 
 def choosing_seconds(candidate, q, k) -> float:

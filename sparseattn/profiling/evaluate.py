@@ -100,7 +100,7 @@ def _dense(candidate, inputs):
     asked = inputs.asked
     kept = np.broadcast_to(np.stack([asked.n_open(b) for b in range(len(inputs.lse))])[:, None], inputs.lse.shape)
     first = np.exp(first_scores(inputs.q, inputs.k, asked) - inputs.lse)
-    cost = costs.of(candidate.build(inputs.q, inputs.k, asked.causal), candidate, inputs.q, inputs.k, inputs.v)
+    cost = costs.of_whole(inputs.q, inputs.k, inputs.v, asked.causal)
     out = None if inputs.dense is None else inputs.dense.astype(float)
     return compared(np.stack([np.ones(inputs.lse.shape), first]), kept, out, inputs, cost)
 

@@ -34,7 +34,7 @@ def measure(q, k, asked, advance) -> Measured:
             rows = slice(first, first + step)
             own = _readable(q[b, h][namespace(q).asarray(asked.rows[rows])], asked.is_asked[b, rows])
             _chunk(found, b, h, rows, own @ keys.T * asked.scale, asked, tiles)
-        found.block_shares[b, h] = [tiles.share(size // base, asked, b) for size in asked.block_sizes]
+        found.block_shares[b, h] = tiles.shares(asked, b)
         advance()
     return found
 

@@ -80,9 +80,9 @@ def profile(q, k, v=None, *, causal=False, scale=None, rows=None, masses=(0.5, 0
     again in float64, and everything after the scores is float64. Results are NumPy arrays; the same call gives the same
     bits for any number of threads of this library.
 
-    O(rows * n_keys * head_dim) time for a head, about 2.5 times (head_dim 128) to four times (64) dense attention
-    over these rows, and O(n_keys) memory beside ``rows * n_keys / gcd(block_sizes)**2``; a candidate takes O(its pairs
-    in the rows * head_dim), and what building it for all queries takes. Several batch items are compared pair by pair.
+    O(rows * n_keys * head_dim) time for a head, about twice (head_dim 128) to three times (64) dense attention over
+    these rows, and O(n_keys) memory beside ``rows * n_keys / gcd(block_sizes)**2``; a candidate takes O(its pairs in
+    the rows * head_dim), and what building it for all queries takes. Several batch items are compared pair by pair.
 
     See `Profile` for all that is measured. Mass is a safe bound and a bad price: wide attention is an average that an
     even sample of the keys estimates well while it captures little. Look at `output_error` as well.
@@ -129,13 +129,12 @@ def _record(measured, asked, q, k, v, names, shape) -> Profile:
     columns, offsets = _possible(asked, n_queries)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = measured.columns / counted, measured.offsets / counted
-    dense = costs.of(costs.DENSE.build(q, k, asked.causal), costs.DENSE, q, k, v)
     return Profile(
         rows=_rows(measured, asked), row_positions=asked.rows, shape=(n_queries, k.shape[2]), n_kv_heads=k.shape[1],
         causal=asked.causal, scale=asked.scale, masses=tuple(asked.masses.tolist()),
         quantiles=tuple(asked.quantiles.tolist()), shares=tuple(asked.shares.tolist()), block_sizes=asked.block_sizes,
         column_mean=means[0], column_rows=columns, offset_mean=means[1], offset_rows=offsets,
-        block_share=measured.block_shares, dense_cost=dense, names=names,
+        block_share=measured.block_shares, dense_cost=costs.of_whole(q, k, v, asked.causal), names=names,
         grid=None if shape is None else tuple(map(int, shape)), q=q, k=k, v=v,
     )
 

@@ -113,11 +113,12 @@ def _measure_head(found, b, h, q, k, panels, asked):
     """Fill in one head: q (n_rows, head_dim), k (n_keys, head_dim), the same in panels."""
     q, scale = _signed(q, asked.scale)
     tiles = Tiles(asked.rows, math.gcd(*asked.block_sizes), k.shape[0])
-    Work(found, b, h, q, k, panels, scale, asked, tiles).reduce()
-    if not np.isfinite(found.stats[b, h, asked.n_open(b) > 0, :8]).all():
+    work = Work(found, b, h, q, k, panels, scale, asked, tiles)
+    work.reduce()
+    if not np.isfinite(found.stats[b, h, work.n_open > 0, :8]).all():
         raise ValueError(f"scores of batch item {b}, head {h} are beyond {k.dtype}; pass float64 arrays, or smaller q "
                          "and k")
-    found.block_shares[b, h] = [tiles.share(size // tiles.base, asked, b) for size in asked.block_sizes]
+    found.block_shares[b, h] = tiles.shares(asked, b)
 
 
 def _signed(q, scale):
@@ -138,7 +139,7 @@ class Work:
         self.rows = [x[b, h] for x in (found.stats, found.keys, found.distances, found.held, found.axes)]
         self.sums = [x[b, h] for x in (found.columns, found.offsets)]
         self.parts = [np.zeros((ITEMS, x.size)) for x in self.sums]
-        self.spare: list[tuple[np.ndarray, np.ndarray]] = []
+        self.spare: list[np.ndarray] = []
 
     def reduce(self):
         """Take in all rows, in work items of whole lines of blocks."""
@@ -151,7 +152,7 @@ class Work:
             for first in range(starts[number], last, step):
                 self._some(slice(first, min(first + step, last)), number)
 
-        for_each(item, range(starts.size - 1))
+        for_each(item, range(starts.size - 1)[::-1])  # causal rows get longer: the longest first
         for total, part in zip(self.sums, self.parts):
             total += part.sum(axis=0)
 
@@ -161,7 +162,10 @@ class Work:
 
         asked, stops, n_open = self.asked, self.stops[rows], self.n_open[rows]
         n, width = stops.size, max(-(-int(stops.max()) // scores.SIDE), 1) * scores.SIDE
-        memory = self.spare.pop() if self.spare else np.empty((2, max(NEAR, self.width)), self.k.dtype)
+        try:
+            memory = self.spare.pop()
+        except IndexError:
+            memory = np.empty((2, max(NEAR, self.width)), self.k.dtype)
         e, picked = memory[:, : n * width].reshape(2, n, width)
         scores.score(self.q[rows], self.panels, stops, self.closed, e)
         at, sums, again = e.argmax(axis=1), np.empty(n), e.dtype == np.float32
@@ -170,13 +174,11 @@ class Work:
                              asked.quantiles, asked.coordinates, self.targets[rows], self.tiles.base,
                              self.tiles.line_of[rows], sums, stats, distances, axes, *(p[number] for p in self.parts),
                              self.tiles.mass)
-        counts, masses = np.ceil(asked.shares * n_open[:, None]), np.where(n_open > 0, sums, 0)[:, None] * asked.masses
-        above = np.empty((n, asked.shares.size + asked.masses.size, 3))
+        wanted, above = (sums, n_open, asked.shares, asked.masses), np.empty((n, held.shape[1] + keys.shape[1], 3))
         bits = e.view(np.int32 if again else np.int64)
-        picked = picked[:, : ranks.pick_rows(e, bits, stops, counts, masses, picked, above)]
+        picked = picked[:, : ranks.pick_rows(e, bits, stops, *wanted, picked, above)]
         picked.sort(axis=1)
-        ranks.rank_rows(picked, counts, masses, above, keys, held)
-        held /= np.where(n_open > 0, sums, np.nan)[:, None]
+        ranks.rank_rows(picked, *wanted, above, keys, held)
         self.spare.append(memory)
 
 
@@ -195,18 +197,27 @@ class Tiles:
         for first, last in itertools.pairwise(edges):
             self.mass[lines[first]] += blocks[first:last].sum(axis=0)
 
-    def share(self, times, asked, item):
-        """Share of the mass in the best tenth of the blocks of `times` x `times` such blocks that hold allowed pairs of
-        the rows; of `n` such blocks ceil(n / 10) are the best tenth."""
-        starts = np.flatnonzero(np.diff(self.lines // times, prepend=-1))
-        n_cols = -(-self.n_cols // times)
-        mass = np.zeros((self.lines.size, n_cols))
-        for first in range(times):
-            own = self.mass[:, first::times]
-            mass[:, : own.shape[1]] += own
-        mass = np.add.reduceat(mass, starts, axis=0)
-        stops = np.zeros(self.lines.size, np.int64)
+    def shares(self, asked, item):
+        """For each block size, the share of the mass in the best tenth of such blocks that hold allowed pairs of the
+        rows; of `n` blocks ceil(n / 10) are the best tenth."""
+        n_keys, stops = asked.is_open.shape[1], np.zeros(self.lines.size, np.int64)
         np.maximum.at(stops, self.line_of, asked.stops(item))
-        keys = np.where(asked.is_open[item], np.arange(asked.is_open.shape[1]), asked.is_open.shape[1])
-        first = np.minimum.reduceat(keys, range(0, keys.size, self.base * times))
-        return best_share(mass[first < np.maximum.reduceat(stops, starts)[:, None]])
+        keys = np.where(asked.is_open[item], np.arange(n_keys), n_keys)
+        blocks = {self.base: (self.mass, self.lines, stops, np.minimum.reduceat(keys, range(0, n_keys, self.base)))}
+        for size in sorted(asked.block_sizes):
+            finer = max(own for own in blocks if size % own == 0)
+            blocks[size] = _coarser(size // finer, *blocks[finer])
+        found = (blocks[size] for size in asked.block_sizes)
+        return [best_share(mass[first < stops[:, None]]) for mass, _, stops, first in found]
+
+
+def _coarser(times, mass, lines, stops, first):
+    """Blocks of `times` x `times` of these: their mass (n_lines, n_cols), which lines they are, and for each line one
+    more than the last key that counts, for each column the first."""
+    starts, n_cols = np.flatnonzero(np.diff(lines // times, prepend=-1)), -(-first.size // times)
+    wider = np.zeros((lines.size, n_cols))
+    for column in range(times):
+        own = mass[:, column::times]
+        wider[:, : own.shape[1]] += own
+    return (np.add.reduceat(wider, starts, axis=0), lines[starts] // times, np.maximum.reduceat(stops, starts),
+            np.minimum.reduceat(first, range(0, first.size, times)))

@@ -11,7 +11,7 @@
 // BIAS_GRAD: how gradients of values are summed
 #define OWN_VALUE 1   // a pair has a value of its own
 #define BY_VALUE 2    // whole numbers at the place of the value
-#define BY_SUM 3      // whole numbers at the sum of codes, which labels are looked up by afterwards
+#define BY_SUM 3      // whole numbers at the sum of codes, which tells the value (CODED)
 
 #if OUT32
 typedef float result;
@@ -41,9 +41,19 @@ __device__ __forceinline__ void pair_gradient(float& s, float& d, float lse2, fl
 }
 
 #if BIAS_GRAD
+// Gives the thread's gradients, with the sides of their row and column, to `add`.
+template <int N, class Add> __device__ __forceinline__ void each_gradient(const float (&d)[N / 2], const Side (&rows)[2], const Sides<N>& columns, int lane, Add add) {
+#pragma unroll
+  for (int j = 0; j < N / 8; j++) {
+    Side two[2];
+    columns.get(8 * j + 2 * (lane & 3), two);
+#pragma unroll
+    for (int i = 0; i < 4; i++) add(d[4 * j + i], rows[i / 2], two[i % 2]);
+  }
+}
 // d becomes part of the gradient of a pair's value, in memory that all thread blocks share.
 __device__ __forceinline__ void add_to_values(float d, const Options& o, const Shaping& s, const Side& x, const Side& y, void* dvalues, const double* grain) {
-  const code_t at = BIAS_GRAD == BY_SUM ? code_of<true>(o, x, y) : place_of(o, s, x, y);
+  const code_t at = BIAS_GRAD == BY_SUM ? held(o, x.code + y.code) : place_of(o, s, x, y);
 #if BIAS_GRAD == OWN_VALUE
   ((float*)dvalues)[s.sums + at] = d;
 #else
@@ -51,30 +61,34 @@ __device__ __forceinline__ void add_to_values(float d, const Options& o, const S
 #endif
 }
 #endif
-#if BIAS_GRAD == BY_SUM
-// The sums of a tile by code, in shared memory: a number of grains is a high part of 22 bits times 2^16 and a low one, so
-// neither part's sum over a tile passes 32 bits.
-constexpr int PLACES = BITS == 16 ? 512 : 256;
-struct TileSums {
+#if BIAS_GRAD == BY_SUM && defined(PLACES)
+// The sums of a step's gradients by place, in shared memory: a number of grains is a high part of 22 bits times 2^16 and a
+// low one, so neither part's sum over a tile passes 32 bits.
+struct StepSums {
   int high[PLACES], low[PLACES];
-  __device__ __forceinline__ void add(int place, float d, float coarse) {   // coarse: grains of 2^16 to a unit of d
+  // `at`: the word of a place in `high`; coarse: grains of 2^16 to a unit of d
+  static __device__ __forceinline__ void add(u32 at, float d, float coarse) {
     const float whole = 12582912.f, x = d * coarse, high_part = x + whole, low_part = fmaf(x - (high_part - whole), 65536.f, whole);
-    atomicAdd(high + place, __float_as_int(high_part) - 0x4B400000);
-    atomicAdd(low + place, __float_as_int(low_part) - 0x4B400000);
+    asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(at), "r"(__float_as_int(high_part) - 0x4B400000) : "memory");
+    asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(at + 4 * PLACES), "r"(__float_as_int(low_part) - 0x4B400000) : "memory");
   }
-  // Adds those of the first `n` places to the call's, and forgets them.
-  template <int THREADS> __device__ __forceinline__ void flush(int n, u64* to) {
-    for (int i = threadIdx.x; i < n; i += THREADS) {
-      const int h = high[i], l = low[i];
-      if (h | l) { atomicAdd(to + i, (u64)((i64)h * 65536 + l)); high[i] = low[i] = 0; }
+  // Adds those of a span to the call's, and forgets them.
+  template <int THREADS> __device__ __forceinline__ void flush(const Options& o, const Span& span, u64* to) {
+    const int least = held(o, span.first);
+    const bool at_one = least == held(o, span.first + span.places - 1);   // far pairs are all held to one limit
+    i64 total = 0;
+    for (int i = threadIdx.x; i < span.places; i += THREADS) {
+      const i64 sum = (i64)high[i] * 65536 + low[i];
+      high[i] = low[i] = 0;
+      if (at_one) total += sum;
+      else if (sum) atomicAdd(to + held(o, span.first + i), (u64)sum);
     }
+    if (!at_one || !span.places) return;
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) total += __shfl_xor_sync(~0u, total, d);
+    if (threadIdx.x % 32 == 0 && total) atomicAdd(to + least, (u64)total);
   }
 };
-// The lowest and the highest code among a warp's sides with tokens.
-__device__ __forceinline__ int2 codes_of_warp(int2 range) {
-  return make_int2(__reduce_min_sync(~0u, range.x), __reduce_max_sync(~0u, range.y));
-}
-__device__ __forceinline__ int2 range_of(int code, int token) { return token < 0 ? make_int2(0x7fffffff, -0x7fffffff) : make_int2(code, code); }
 #endif
 #if ROW_SUMS
 // The sum of a query's dS, which a sink's gradient needs, added to that of the call.

@@ -2,7 +2,7 @@
 // that scores are multiplied with there (unit: the scale, or 1 where scores are shaped before). delta =
 // sum(dout * out) - dlse, the derivative of the loss by a row's common factor (Dao, "FlashAttention-2", 2023,
 // arXiv:2307.08691, section 3.1). A row that attends nothing (lse = -inf) gets {+inf, 0}, so that its weights are 0 in the
-// backward.
+// backward. Without lse only delta counts; a sum that is no number is 0 then: what the lengths of rows are made of.
 //
 // Grid: enough blocks for all rows. 128 threads, PER_ROW (a power of two) of them a row, 16 bytes at a time: a thread
 // block has 128 / PER_ROW rows, PER_ROW = the greatest power of two <= min(32, HEAD_DIM * BITS / 128).
@@ -49,6 +49,7 @@ row_dots(Rows<const element> dout, Rows<const element> out, const float* lse, co
 #pragma unroll
   for (int d = PER_ROW / 2; d; d /= 2) sum += __shfl_xor_sync(group, sum, d);
   if (threadIdx.x % PER_ROW) return;
+  if (!lse) { stats[row] = make_float2(0.f, fabsf(sum) < POS_INF ? sum : 0.f); return; }
   const float e = lse[row];
   const float lse2 = (float)(e * ((double)(unit * LOG2E) / unit));
   stats[row] = e == NEG_INF ? make_float2(POS_INF, 0.f) : make_float2(lse2, dlse ? sum - dlse[row] : sum);

@@ -7,7 +7,7 @@ import itertools
 
 from sparseattn.kernels.cupy_raw import shapes
 from sparseattn.kernels.gpu.target import BUCKETS, Target
-from sparseattn.kernels.gpu.terms import BY_CODE, BY_LABEL, BY_SUM, BY_TABLE, BY_VALUE, OWN_VALUE
+from sparseattn.kernels.gpu.terms import BY_CODE, BY_LABEL, BY_LABELLED, BY_SUM, BY_TABLE, BY_VALUE, OWN_VALUE
 
 SHAPING = "SHAPED", "SOFTCAP", "BIAS", "CODE64", "DROPOUT"
 # the constants that each file reads, beside those of its shape
@@ -59,7 +59,7 @@ def variants(memory):
 
 
 def _choices(key):
-    several = {"HEAD_DIM": BUCKETS, "BITS": (16, 32), "BIAS": (0, 1, 2, 3), "BIAS_GRAD": (0, 1, 2, 3),
+    several = {"HEAD_DIM": BUCKETS, "BITS": (16, 32), "BIAS": range(5), "BIAS_GRAD": range(4),
                "ROWS": (16, 32, 64, 128)}
     return several.get(key, (0, 1))
 
@@ -70,15 +70,15 @@ def _is_asked_for(memory, name, c):
         return False
     if "ROWS" in c and c["ROWS"] not in shapes.rows(memory, name, c["BITS"], c["HEAD_DIM"], c.get("KV", 0)):
         return False
-    if (c.get("BIAS") or c.get("SOFTCAP")) and not c["SHAPED"] or c.get("CODE64") and c["BIAS"] not in (BY_CODE, BY_LABEL):
+    if (c.get("BIAS") or c.get("SOFTCAP")) and not c["SHAPED"]:
+        return False
+    if c.get("CODE64") and c["BIAS"] not in (BY_CODE, BY_LABEL) or c.get("ROW_SUMS") and c["KV"]:
         return False
     gradient = c.get("BIAS_GRAD", 0)
     if name.endswith("backward") and bool(gradient) != bool(c["BIAS"] and not c["KV"]):
         return False
-    if c.get("ROW_SUMS") and c["KV"]:
-        return False
-    sums = {0: (0,), BY_CODE: (OWN_VALUE, BY_VALUE), BY_LABEL: (BY_VALUE, BY_SUM), BY_TABLE: (BY_SUM,)}
-    return not gradient or gradient in sums[c["BIAS"]] and not (gradient == BY_SUM and c["CODE64"])
+    sums = {BY_CODE: (OWN_VALUE, BY_VALUE), BY_LABEL: (BY_VALUE,), BY_TABLE: (BY_SUM,), BY_LABELLED: (BY_SUM,)}
+    return not gradient or gradient in sums[c["BIAS"]]
 
 
 @functools.cache

@@ -136,42 +136,47 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   int t[2];
   float2 row_stats[2];
 #if BIAS || DROPOUT
-  // sides of the present step's moving rows and of the next one's; `shaping`: of the present step's query head
-  __shared__ Sides<COLS> columns[2];
-  Side sides[2];
-  int shaped_head = KV ? y_head : place[1], ahead_head = shaped_head;
-  Shaping shaping = shaping_of(options, batch, shaped_head, n_heads), ahead_shaping = shaping;
-  auto side_at = [&](int step, int token) {
-    const int head = KV ? y_head + step / head_steps : place[1];
-    if (head != ahead_head) { ahead_shaping = shaping_of(options, batch, head, n_heads); ahead_head = head; }
-    return moving_side(ahead_shaping, y_codes, y_step, token);
+  __shared__ Sides<COLS> columns[4];   // of the moving rows of steps: two are known ahead
+  Side sides[1][2];
+  // of the query head of the present step, of the next one, of the one that sides are looked up for
+  int shaped_head = KV ? y_head : place[1], next_head = shaped_head, ahead_head = shaped_head;
+  Shaping shaping = shaping_of(options, batch, shaped_head, n_heads), next_shaping = shaping, ahead_shaping = shaping;
+  auto turn_to_head = [&](Shaping& of, int& head, int step) {
+    const int wanted = KV ? y_head + min(step, steps - 1) / head_steps : head;
+    if (wanted != head) { of = shaping_of(options, batch, wanted, n_heads); head = wanted; }
   };
+  auto side_at = [&](int step, int token) { turn_to_head(ahead_shaping, ahead_head, step); return moving_side(ahead_shaping, y_codes, y_step, token); };
 #endif
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     t[h] = token_at(x_order, place[6], item.x * ROWS + row + lane / 4 + 8 * h, n_x);
     if (!KV) row_stats[h] = t[h] >= 0 ? stats[((i64)batch * n_heads + place[1]) * n_x + t[h]] : make_float2(POS_INF, 0.f);
 #if BIAS || DROPOUT
-    sides[h] = stationary_side(shaping, x_codes, x_step, t[h]);
+    sides[0][h] = stationary_side(shaping, x_codes, x_step, t[h]);
 #endif
   }
-#if BIAS_GRAD == BY_SUM
-  __shared__ TileSums sums[2];   // of the present step and of the one before
-  __shared__ int2 row_ranges[THREADS / 32], col_ranges[2][COLS / 32];
-  const float coarse = (float)(grain[0] / 65536);
-  u64* const head_sums = (u64*)dvalues + shaping.sums;
-  int2 rows_range = range_of(sides[0].code, t[0]), flushed = {0, 0};   // first place and places of the step before
-  for (int i = thread; i < 2 * PLACES; i += THREADS) sums[i / PLACES].high[i % PLACES] = sums[i / PLACES].low[i % PLACES] = 0;
+#if CODED
+  __shared__ float staged[2][PLACES];   // values of the spans of the present step and of the next
+  __shared__ int2 row_ranges[THREADS / 32], col_ranges[4][COLS / 32];
   {
-    const int2 other = range_of(sides[1].code, t[1]), found = codes_of_warp(make_int2(min(rows_range.x, other.x), max(rows_range.y, other.y)));
+    const int2 found = joined_by_warp(joined(range_of(sides[0][0].code, t[0]), range_of(sides[0][1].code, t[1])));
     if (lane == 0) row_ranges[thread / 32] = found;
   }
-  auto note_columns = [&](int step, int code, int token) {   // called by whole warps
-    const int2 found = codes_of_warp(range_of(code, token));
-    if (lane == 0) col_ranges[step % 2][thread / 32] = found;
+#endif
+#if BIAS_GRAD == BY_SUM
+  __shared__ StepSums sums[2];   // of the present step and of the one before
+  const float coarse = (float)(grain[0] / 65536);
+  u64* const head_sums = (u64*)dvalues + shaping.sums;
+  for (int i = thread; i < 2 * PLACES; i += THREADS) sums[i / PLACES].high[i % PLACES] = sums[i / PLACES].low[i % PLACES] = 0;
+#endif
+#if BIAS || DROPOUT
+  auto set_columns = [&](int step, const Side& side, int token) {   // by the first COLS threads, a moving row each
+    columns[step & 3].set(thread, side);
+#if CODED
+    const int2 range = joined_by_warp(range_of(side.code, token));
+    if (lane == 0) col_ranges[step & 3][thread / 32] = range;
+#endif
   };
-#else
-  auto note_columns = [](int, code_t, int) {};
 #endif
 #if SOFTCAP
   const Cap cap(scale, softcap);
@@ -181,17 +186,19 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   const float nothing = NEG_INF;
 #endif
 #if BIAS || DROPOUT
-  if (steps && thread < COLS) {
-    const int token = moving[0].tokens[thread];
-    const Side side = side_at(0, token);
-    columns[0].set(thread, side);
-    note_columns(0, side.code, token);
-  }
+  if (steps && thread < COLS)
+    for (int i = 0; i < 2; i++) { const int token = moving[i].tokens[thread]; set_columns(i, side_at(i, token), token); }
 #endif
   __syncthreads();
-#if BIAS_GRAD == BY_SUM
-#pragma unroll
-  for (int i = 0; i < THREADS / 32; i++) rows_range = make_int2(min(rows_range.x, row_ranges[i].x), max(rows_range.y, row_ranges[i].y));
+#if CODED
+  const int2 rows_range = joined_all(row_ranges);
+  Span span(range_of(0, -1), range_of(0, -1)), next_span = span, flushed = span;
+  if (steps) {
+    next_span = Span(rows_range, joined_all(col_ranges[0]));
+    Fetch<THREADS> values_of_span;
+    values_of_span.read(options, shaping, next_span);
+    values_of_span.write(staged[0], next_span);
+  }
 #endif
   fetch(0);
 
@@ -215,22 +222,20 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     const int found = find_token(step + 2, block), found_mask = block.y;
     block = next_block();
 #if BIAS || DROPOUT
-    const int query_head = KV ? y_head + step / head_steps : place[1];
-    if (query_head != shaped_head) { shaping = shaping_of(options, batch, query_head, n_heads); shaped_head = query_head; }
-    Side ahead_side;
-    const int ahead_token = thread < COLS && step + 1 < steps ? moving[(step + 1) & 3].tokens[thread] : -1;
-    if (thread < COLS) ahead_side = side_at(step + 1 < steps ? step + 1 : step, ahead_token);
-    const Sides<COLS>& present_sides = columns[step % 2];
+    turn_to_head(shaping, shaped_head, step);
+    const Sides<COLS>& present_sides = columns[step & 3];
+#endif
+#if CODED
+    span = next_span;
+    next_span = step + 1 < steps ? Span(rows_range, joined_all(col_ranges[(step + 1) & 3])) : Span(range_of(0, -1), range_of(0, -1));
+    turn_to_head(next_shaping, next_head, step + 1);
+    Fetch<THREADS> values_of_span;
+    values_of_span.read(options, next_shaping, next_span);
 #endif
 #if BIAS_GRAD == BY_SUM
-    sums[(step + 1) % 2].flush<THREADS>(flushed.y, head_sums + flushed.x);
-    int2 range = col_ranges[step % 2][0];
-#pragma unroll
-    for (int i = 1; i < COLS / 32; i++) range = make_int2(min(range.x, col_ranges[step % 2][i].x), max(range.y, col_ranges[step % 2][i].y));
-    const int first_place = code_of<true>(options, {rows_range.x, 0, 0}, {range.x, 0, 0}), last_place = code_of<true>(options, {rows_range.y, 0, 0}, {range.y, 0, 0});
-    const bool fits = range.x <= range.y && last_place - first_place < PLACES;
-    flushed = make_int2(first_place, fits ? last_place - first_place + 1 : 0);
-    TileSums& own_sums = sums[step % 2];
+    sums[(step + 1) % 2].flush<THREADS>(options, flushed, head_sums);
+    flushed = span;
+    if (!span.fits() || (BIAS == BY_TABLE && (span.first >= options.high || span.first + span.places - 1 <= options.low))) flushed.places = 0;
 #endif
     float s[1][COLS / 2], d[1][COLS / 2];
 #if SLICES == 1
@@ -241,6 +246,10 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
 #endif
 
+#if BIAS || DROPOUT
+    Side ahead_side;
+    if (thread < COLS) ahead_side = side_at(step + 2, found);
+#endif
     Words<WORDS> bits[2];
     {
       const u32* m = (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row + lane / 4) * WORDS;
@@ -265,15 +274,16 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     for (int i = 0; i < COLS / 2; i++) s[0][i] *= scale;
 #endif
 #if BIAS
-#pragma unroll
-    for (int j = 0; j < COLS / 8; j++) {
-      Side two[2];
-      present_sides.get(8 * j + 2 * c, two);
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        float& z = s[0][4 * j + i];
-        z = fmaf(z, SOFTCAP ? 1.f : scale, value_of(options, shaping, sides[i / 2], two[i % 2]));
-      }
+    {
+      const float unit_of_scores = SOFTCAP ? 1.f : scale;
+      auto by_pair = [&](const Side& x, const Side& y) { return value_of(options, shaping, x, y); };
+#if CODED
+      const u32 stage = shared_address(staged[step % 2]);
+      auto by_place = [&](const Side& x, const Side& y) { return float_at(span.word_at(stage, x, y)); };
+      if (span.fits()) add_bias<1, COLS>(s, sides, present_sides, unit_of_scores, lane, by_place);
+      else
+#endif
+        add_bias<1, COLS>(s, sides, present_sides, unit_of_scores, lane, by_pair);
     }
 #endif
     if (!__all_sync(~0u, bits[0].all() && bits[1].all())) apply_mask<COLS>(s[0], bits[0], bits[1], lane, nothing);
@@ -294,7 +304,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
         const bool second = KV ? i % 2 : h;
         bool dropped = false;
 #if DROPOUT
-        dropped = is_dropped(options, sides[h], two[i % 2]);
+        dropped = is_dropped(options, sides[0][h], two[i % 2]);
 #endif
 #if SOFTCAP && !BIAS
         const float u = s[0][at] * inverse, slope = fmaf(-u, u, 1.f);
@@ -309,24 +319,17 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
       }
     }
 #if BIAS_GRAD
-    auto each = [&](auto add) {   // the gradients of this thread that are not 0
-      if (slice == 0)
-#pragma unroll
-        for (int j = 0; j < COLS / 8; j++) {
-          Side two[2];
-          present_sides.get(8 * j + 2 * c, two);
-#pragma unroll
-          for (int i = 0; i < 4; i++)
-            if (d[0][4 * j + i] != 0.f) add(d[0][4 * j + i], sides[i / 2], two[i % 2]);
-        }
-    };
-    auto add_to_all = [&](float gradient, const Side& x, const Side& y) { add_to_values(gradient, options, shaping, x, y, dvalues, grain); };
+    if (slice == 0) {
+      auto to_call = [&](float gradient, const Side& x, const Side& y) { if (gradient != 0.f) add_to_values(gradient, options, shaping, x, y, dvalues, grain); };
 #if BIAS_GRAD == BY_SUM
-    if (fits) each([&](float gradient, const Side& x, const Side& y) { own_sums.add(code_of<true>(options, x, y) - first_place, gradient, coarse); });
-    else each(add_to_all);
+      const u32 high = shared_address(sums[step % 2].high);
+      auto to_step = [&](float gradient, const Side& x, const Side& y) { StepSums::add(span.word_at(high, x, y), gradient, coarse); };
+      if (flushed.places) each_gradient<COLS>(d[0], sides[0], present_sides, lane, to_step);
+      else if (!span.fits()) each_gradient<COLS>(d[0], sides[0], present_sides, lane, to_call);
 #else
-    each(add_to_all);
+      each_gradient<COLS>(d[0], sides[0], present_sides, lane, to_call);
 #endif
+    }
 #endif
 #if SOFTCAP && BIAS
 #pragma unroll
@@ -338,10 +341,10 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     accumulate<1, COLS, W>(sum1, d, t1, slice * W, lane);
     if (thread < COLS) tell(moving[(step + 2) & 3], found, found_mask);
 #if BIAS || DROPOUT
-    if (thread < COLS) {
-      columns[(step + 1) % 2].set(thread, ahead_side);
-      note_columns(step + 1, ahead_side.code, ahead_token);
-    }
+    if (thread < COLS) set_columns(step + 2, ahead_side, found);
+#endif
+#if CODED
+    values_of_span.write(staged[(step + 1) % 2], next_span);
 #endif
     if (STAGES == 1) {
       __syncthreads();
@@ -351,7 +354,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 
 #if BIAS_GRAD == BY_SUM
   __syncthreads();
-  sums[(steps + 1) % 2].flush<THREADS>(flushed.y, head_sums + flushed.x);
+  sums[(steps + 1) % 2].flush<THREADS>(options, flushed, head_sums);
 #endif
 #if ROW_SUMS
 #pragma unroll

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.arrays import constants_of, converter, readable
 from sparseattn.kernels.gpu.plan import Plan, contiguous_steps, plan_of
@@ -17,7 +19,7 @@ def backward(target, dout, q, k, v, out, lse, pattern, scale, dlse, options):
     """dq, dk, dv, dvalues, dsinks of a checked call."""
     xp = namespace(q)
     arrays = {"dout": dout, "q": q, "k": k, "v": v, "out": out}
-    shaped = shaping(options, scale, *q.shape[:3], k.shape[2])
+    shaped = shaping(options, scale, pattern, *q.shape[:2])
     gradients = _Gradients(options, shaped)
     kind = None if shaped.kind is None else ("backward", target.name, shaped.kind, scale, options.sinks is not None)
     plan = plan_of(pattern, kind, arrays, lambda: _plan(target, arrays, pattern, scale, shaped, gradients.constants()))
@@ -25,7 +27,7 @@ def backward(target, dout, q, k, v, out, lse, pattern, scale, dlse, options):
         arrays[name] = readable(arrays[name])
     stats = xp.empty((*q.shape[:3], 2), xp.float32)
     arrays.update(lse=xp.ascontiguousarray(lse), dlse=None if dlse is None else xp.ascontiguousarray(dlse), stats=stats,
-                  gradients=gradients)
+                  gradients=gradients, **shaped.arrays)
     for name, (like, wide, zeros) in plan.begins.items():
         arrays[name] = (xp.zeros if zeros else xp.empty)(arrays[like].shape, xp.float32 if wide else q.dtype)
     plan.run(xp, arrays)
@@ -62,12 +64,18 @@ def _plan(target, given, pattern, scale, shaped, summed):
     plan = Plan(target, arrays)
     plan.copied = tuple(name for name, x in given.items() if arrays[name] is not x)
     plan.begins = {}
-    batch, n_heads, n_queries = q.shape[:3]
-    if batch * n_heads * n_queries:
-        plan.launch("row_dots", constants, (batch * n_heads * n_queries,),
-                    ("dout", "out", "lse", "dlse", batch, n_heads, n_queries, v.shape[3],
-                     1.0 if shaped.constants["SHAPED"] else scale, "stats"))
+    batch, n_heads = q.shape[:2]
+
+    def add_dots(x, y, lse, dlse, stats):
+        sizes = arrays[x].shape
+        if math.prod(sizes):
+            unit = 1.0 if shaped.constants["SHAPED"] else scale
+            plan.launch("row_dots", constants, (math.prod(sizes[:3]),), (x, y, lse, dlse, *sizes, unit, stats))
+
+    add_dots("dout", "out", "lse", "dlse", "stats")
     if any(summed.values()):
+        for x in ("dout", "v"):
+            add_dots(x, x, None, None, plan.memory(f"{x} squares", (*arrays[x].shape[:3], 2)))
         plan.launches.append(lambda arrays: arrays["gradients"].begin(arrays))
     for kv in (0, 1):
         structures = layout.backward_structures(pattern.to("cpu"), target, bits, bucket, kv)

@@ -19,12 +19,13 @@ def forward(target, q, k, v, pattern, scale, out, options):
     if out is None:
         out = xp.empty(q.shape[:3] + v.shape[3:], q.dtype)
     arrays = {"q": q, "k": k, "v": v, "out": out}
-    shaped = shaping(options, scale, *q.shape[:3], k.shape[2])
+    shaped = shaping(options, scale, pattern, *q.shape[:2])
     has_sinks = options.sinks is not None
     kind = None if shaped.kind is None else ("forward", target.name, shaped.kind, scale, has_sinks)
     plan = plan_of(pattern, kind, arrays, lambda: _plan(target, arrays, pattern, scale, shaped, has_sinks))
     for name in plan.copied:
         arrays[name] = _passed(name, arrays[name])
+    arrays |= shaped.arrays
     arrays["lse"] = lse = xp.empty(q.shape[:3], xp.float32)
     if "out" in plan.begins:
         arrays["out"][...] = 0

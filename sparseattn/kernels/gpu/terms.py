@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from sparseattn.kernels.gpu.plan import MOST, contiguous_steps
 from sparseattn.options import Options
 from sparseattn.structure import Array
 from sparseattn.xp import namespace
@@ -15,7 +16,7 @@ from sparseattn.xp import namespace
 NEAR = 1 << 30  # places below it are 32-bit numbers
 ANYWHERE = 2 * NEAR - 1  # no limit of them
 WRAP = 0xFFFFFFFF  # draws are numbers modulo 2**32
-BY_CODE, BY_LABEL, BY_TABLE = 1, 2, 3  # kinds of bias
+BY_CODE, BY_LABEL, BY_TABLE, BY_LABELLED = 1, 2, 3, 4  # kinds of bias
 OWN_VALUE, BY_VALUE, BY_SUM = 1, 2, 3  # how gradients are summed: not, by value, by sum of codes
 
 
@@ -23,7 +24,7 @@ class FlatBias(NamedTuple):
     """A `Term` as flat memory; see the kernels."""
 
     kind: int
-    values: Array  # float32
+    values: Array | None  # float32; None like labels before a call has its own
     # int64 (batch, n_heads, 4): where a head's values begin, what its codes move by, where its labels and sums begin
     value_at: Array
     labels: Array | None  # int32
@@ -48,28 +49,40 @@ class Shaping(NamedTuple):
     @property
     def kind(self):
         """What calls with equal options have in common; None where the next call's are others."""
-        return (self.softcap, self.constants["SHAPED"]) if self.bias is None and self.draws == NO_DRAWS else None
+        if self.draws != NO_DRAWS:
+            return None
+        b = self.bias
+        numbers = () if b is None else (b.low, b.high, b.q_step, b.k_step, b.gradient)
+        return self.softcap, *self.constants.values(), *numbers
+
+    @property
+    def arrays(self):
+        """The arrays of a call that the arguments name."""
+        return {} if self.bias is None else {name: getattr(self.bias, name) for name in NAMED}
 
     def arguments(self, kv):
         """The kernels' arguments; with keys as stationary rows the sides change places."""
         b = self.bias
         if b is None:
             return self.softcap, None, None, None, None, None, 0, 0, 0, 0, *self.draws
-        sides = (b.k_codes, b.q_codes) if kv else (b.q_codes, b.k_codes)
-        steps = (b.k_step, b.q_step) if kv else (b.q_step, b.k_step)
-        return self.softcap, b.values, b.value_at, b.labels, *sides, b.low, b.high, *steps, *self.draws
+        values, value_at, labels, *sides = NAMED
+        steps = b.q_step, b.k_step
+        if kv:
+            sides, steps = sides[::-1], steps[::-1]
+        return self.softcap, values, value_at, labels, *sides, b.low, b.high, *steps, *self.draws
 
 
+NAMED = "values", "value_at", "labels", "q_codes", "k_codes"
 NO_DRAWS = 0, 1.0, 0
 PLAIN = Shaping({"SHAPED": 0, "SOFTCAP": 0, "BIAS": 0, "CODE64": 0, "DROPOUT": 0}, 0.0, None, NO_DRAWS)
 SCALED = Shaping({**PLAIN.constants, "SHAPED": 1}, 0.0, None, NO_DRAWS)  # a scale <= 0 reverses what is largest
 
 
-def shaping(options: Options, scale, batch, n_heads, n_queries, n_keys) -> Shaping:
+def shaping(options: Options, scale, pattern, batch, n_heads) -> Shaping:
     """The options of a call of these sizes."""
     if options.bias is None and not options.softcap and not options.dropout:
         return PLAIN if scale > 0 else SCALED
-    bias = None if options.bias is None else flat_bias(options.bias, batch, n_heads, n_queries, n_keys)
+    bias = None if options.bias is None else flat_bias(options.bias, pattern, batch, n_heads)
     shaped = int(bias is not None or options.softcap > 0 or scale <= 0)
     wide = int(bias is not None and bias.q_codes.dtype.itemsize == 8)
     constants = {"SHAPED": shaped, "SOFTCAP": int(options.softcap > 0), "BIAS": 0 if bias is None else bias.kind,
@@ -94,54 +107,88 @@ def _draw(word, number):
     return h ^ (h >> 16)
 
 
-def flat_bias(term, batch, n_heads, n_queries, n_keys) -> FlatBias:
-    """A `Term` for a call of these sizes as flat memory."""
-    sizes = batch, n_heads, n_queries, n_keys
-    if term.labels is not None:
-        return _labelled(term, *sizes)
-    return _array(term.values, *sizes) if term.q_codes is None else _table(term, batch, n_heads)
+def flat_bias(term, pattern, batch, n_heads) -> FlatBias:
+    """A `Term` for a call of these sizes as flat memory. What does not depend on values is kept on the pattern."""
+    xp = namespace(term.values)
+    values = xp.ascontiguousarray(term.values)
+    labels = None if term.labels is None else xp.ascontiguousarray(term.labels)
+    shapes = values.shape, None if labels is None else labels.shape
+    codes = _Same((term.q_codes, term.k_codes, term.shift))
+    kept, key = pattern.memo.get("gpu bias", dict), (batch, n_heads, *shapes, codes)
+    flat = kept.get(key)
+    if flat is None:
+        if len(kept) >= MOST:
+            kept.clear()
+        flat = kept[key] = _layout(xp, term, *shapes, batch, n_heads, *pattern.shape)
+    return flat._replace(values=_edged(xp, values) if flat.kind == BY_TABLE else values, labels=labels)
 
 
-def _array(values, batch, n_heads, n_queries, n_keys):
+class _Same:
+    """Arrays as a key: equal to the same ones alone, which live as long as the key does and are never changed."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def __hash__(self):
+        return hash(tuple(map(id, self.arrays)))
+
+    def __eq__(self, other):
+        return all(a is b for a, b in zip(self.arrays, other.arrays))
+
+
+def _edged(xp, values):
+    """Tables with a zero on both sides."""
+    edged = xp.zeros((*values.shape[:3], values.shape[3] + 2), values.dtype)
+    edged[..., 1:-1] = values
+    return edged
+
+
+def _layout(xp, term, shape, labels, *sizes):
+    """A `Term` of values and labels of these shapes as flat memory, without both."""
+    if labels is None:
+        return _array(xp, shape, *sizes) if term.q_codes is None else _table(xp, term, shape, *sizes)
+    return _of_pairs(xp, shape, labels, *sizes) if term.q_codes is None else _of_codes(xp, term, shape, labels, *sizes)
+
+
+def _array(xp, shape, batch, n_heads, n_queries, n_keys):
     """One value a pair, or a row or a column of them for all."""
-    xp, values = namespace(values), namespace(values).ascontiguousarray(values)
-    steps = [0 if size == 1 else step // values.itemsize for size, step in zip(values.shape, values.strides)]
-    at = _value_at(xp, batch, n_heads, steps[0], steps[1])
-    own = values.shape == (batch, n_heads, n_queries, n_keys)
-    codes = _codes(xp, n_queries, n_keys, steps[2], steps[3])
-    return FlatBias(BY_CODE, values, at, None, *codes, 0, 0, 0, 0, OWN_VALUE if own else BY_VALUE, values.shape)
+    steps = _steps(shape)
+    at = _value_at(xp, batch, n_heads, *steps[:2])
+    own = shape == (batch, n_heads, n_queries, n_keys)
+    codes = _codes(xp, n_queries, n_keys, *steps[2:])
+    return FlatBias(BY_CODE, None, at, None, *codes, 0, 0, 0, 0, OWN_VALUE if own else BY_VALUE, shape)
 
 
-def _table(term, batch, n_heads):
+def _table(xp, term, shape, batch, n_heads, *_):
     """A table by code, with a zero on both sides."""
-    xp, lead, size = namespace(term.values), term.values.shape[:2], term.values.shape[3]
-    values = xp.zeros((*lead, size + 2), term.values.dtype)
-    values[:, :, 1:-1] = term.values[:, :, 0]
-    at = _value_at(xp, batch, n_heads, *_steps(lead, size + 2))
+    edged = (*shape[:3], shape[3] + 2)
+    at = _value_at(xp, batch, n_heads, *_steps(edged)[:2])
     at[:, :, 1] = term.shift[:, None] + 1
-    return FlatBias(BY_TABLE, values, at, None, *_narrow(xp, term), 0, size + 1, 0, 0, BY_SUM, values.shape)
+    return FlatBias(BY_TABLE, None, at, None, *_as(xp.int32, term), 0, edged[3] - 1, 0, 0, BY_SUM, edged)
 
 
-def _labelled(term, batch, n_heads, n_queries, n_keys):
-    """A table, or one a query, by the labels of pairs or of codes."""
-    xp, values, labels = namespace(term.values), namespace(term.values).ascontiguousarray(term.values), term.labels
-    lead, n_tables, n_labels = values.shape[:2], values.shape[2], values.shape[3]
-    at = _value_at(xp, batch, n_heads, *_steps(lead, n_tables * n_labels))
-    wide, q_step, labels = n_tables * n_labels >= NEAR, 0 if n_tables == 1 else n_labels, xp.ascontiguousarray(labels)
-    if labels.ndim == 1:
-        at[:, :, 1] = term.shift[:, None]
-        codes, by, sums = _narrow(xp, term), BY_VALUE, values.shape
-        if wide:
-            codes = tuple(code.astype(xp.int64) for code in codes)
-        if n_tables == 1:
-            by, sums = BY_SUM, (*lead, labels.size)
-            at[:, :, 3] = _value_at(xp, batch, n_heads, *_steps(lead, labels.size))[:, :, 0]
-        return FlatBias(BY_LABEL, values, at, labels, *codes, 0, labels.size - 1, q_step, 0, by, sums)
-    steps = [0 if size == 1 else step // 4 for size, step in zip(labels.shape, labels.strides)]
-    at[:, :, 2] = _value_at(xp, batch, n_heads, steps[0], steps[1])[:, :, 0]
-    codes = _codes(xp, n_queries, n_keys, steps[2], steps[3], wide)
+def _of_codes(xp, term, shape, labels, batch, n_heads, *_):
+    """A table, or one a query, by the labels of codes."""
+    (*lead, n_tables, n_labels), (n_codes,) = shape, labels
+    at = _value_at(xp, batch, n_heads, *_steps(shape)[:2])
+    at[:, :, 1] = term.shift[:, None]
+    if n_tables == 1:
+        sums = (*lead, n_codes)
+        at[:, :, 3] = _value_at(xp, batch, n_heads, *_steps(sums)[:2])[:, :, 0]
+        return FlatBias(BY_LABELLED, None, at, None, *_as(xp.int32, term), 0, n_codes - 1, 0, 0, BY_SUM, sums)
+    codes = _as(xp.int64 if n_tables * n_labels >= NEAR else xp.int32, term)
+    return FlatBias(BY_LABEL, None, at, None, *codes, 0, n_codes - 1, n_labels, 0, BY_VALUE, shape)
+
+
+def _of_pairs(xp, shape, labels, batch, n_heads, n_queries, n_keys):
+    """A table, or one a query, by the labels of pairs."""
+    n_tables, n_labels = shape[2:]
+    steps = _steps(labels)
+    at = _value_at(xp, batch, n_heads, *_steps(shape)[:2])
+    at[:, :, 2] = _value_at(xp, batch, n_heads, *steps[:2])[:, :, 0]
+    codes = _codes(xp, n_queries, n_keys, *steps[2:], wide=n_tables * n_labels >= NEAR)
     most = ANYWHERE if codes[0].dtype == xp.int32 else ANYWHERE**2
-    return FlatBias(BY_LABEL, values, at, labels, *codes, -most, most, q_step, 0, BY_VALUE, values.shape)
+    return FlatBias(BY_LABEL, None, at, None, *codes, -most, most, 0 if n_tables == 1 else n_labels, 0, BY_VALUE, shape)
 
 
 def _value_at(xp, batch, n_heads, batch_step, head_step):
@@ -152,9 +199,9 @@ def _value_at(xp, batch, n_heads, batch_step, head_step):
     return at
 
 
-def _steps(lead, size):
-    """Steps of a contiguous (1 | batch, 1 | n_heads, size) between batch items and heads."""
-    return (lead[1] * size if lead[0] > 1 else 0), (size if lead[1] > 1 else 0)
+def _steps(shape):
+    """The numbers between neighbours along each axis of a contiguous array; 0 where all share what it has."""
+    return [0 if size == 1 else step for size, step in zip(shape, (*contiguous_steps(shape), 1))]
 
 
 def _codes(xp, n_queries, n_keys, q_step, k_step, wide=False):
@@ -163,9 +210,9 @@ def _codes(xp, n_queries, n_keys, q_step, k_step, wide=False):
     return (xp.arange(n_queries, dtype=dtype) * dtype(q_step), xp.arange(n_keys, dtype=dtype) * dtype(k_step))
 
 
-def _narrow(xp, term):
-    """A table's codes, which count tokens or places of a grid and so need no more than 32 bits."""
-    return term.q_codes.astype(xp.int32), term.k_codes.astype(xp.int32)
+def _as(dtype, term):
+    """A table's codes, which count tokens or places of a grid and so need no more than 32 bits by themselves."""
+    return term.q_codes.astype(dtype), term.k_codes.astype(dtype)
 
 
 class WholeSums:
@@ -175,13 +222,18 @@ class WholeSums:
         self.kept = kept
 
     def begin(self, arrays):
-        """Add the grain, grains to a unit, to the arrays of a call, which hold `stats` by now."""
-        dout, v, stats, xp = arrays["dout"], arrays["v"], arrays["stats"], namespace(arrays["dout"])
-        rows = max(math.prod(dout.shape[:3]), 1)
-        # no weights of a row add up to more than 1, so no sum of a row's gradients exceeds this
-        most = _largest_norm(xp, dout) * _largest_norm(xp, v) * self.kept + _largest(xp, stats[..., 1]) + 1e-25
+        """Add the grain, grains to a unit, to a call's arrays, which hold the squares of the lengths of dout and v."""
+        dlse, xp = arrays["dlse"], namespace(arrays["dout"])
+        squares = [arrays[name][..., 1] for name in ("dout squares", "v squares")]
+        rows = max(math.prod(arrays["dout"].shape[:3]), 1)
+        if all(x.size for x in squares):
+            # no weights of a row add up to more than 1, so neither dP nor delta, nor their sum over a row, exceeds this
+            most = (2 * self.kept) * xp.sqrt(squares[0].max().astype(xp.float64) * squares[1].max()) + 1e-25
+            most = most if dlse is None else most + abs(dlse).max()
+        else:
+            most = xp.ones((), xp.float64)
         # a tile's sums have two parts of 32 bits
-        self.grain = xp.exp2(min(38, 60 - math.ceil(math.log2(2 * rows))) - xp.ceil(xp.log2(most))).reshape(1)
+        self.grain = xp.exp2(min(38, 60 - math.ceil(math.log2(rows))) - xp.ceil(xp.log2(most))).reshape(1)
         arrays["grain"] = self.grain
 
     def total(self, sums):
@@ -203,7 +255,7 @@ class BiasGradient:
     def finish(self, sums):
         """The gradient in the shape and dtype of the values."""
         bias, xp = self.bias, namespace(sums)
-        if bias.kind == BY_LABEL and bias.gradient == BY_SUM:
+        if bias.kind == BY_LABELLED:
             by_label = xp.zeros((*sums.shape[:2], self.term.values.shape[3]), xp.uint64)
             xp.add.at(by_label, (..., bias.labels), sums.view(xp.uint64))
             sums = by_label.view(xp.int64)
@@ -217,7 +269,8 @@ class BiasGradient:
 class SinkGradient:
     """The gradient of sinks.
 
-    A sink has no value, so what reaches its score is -share * (sum(dout * out) - dlse): a row's gradients add up to dlse.
+    A sink has no value, so what reaches its score is -share * (sum(dout * out) - dlse): its row's gradients and that
+    add up to dlse.
     """
 
     def __init__(self, sinks, whole):
@@ -231,20 +284,10 @@ class SinkGradient:
     def finish(self, arrays):
         """The gradient. lse of -inf: nothing was attended, sink included.
 
-        Of an `out` that is rounded, delta = sum(dout * out) - dlse is off by an e. Then a row's sum is off by -(1 - share) e,
-        and (1 - share) delta + sum, which is delta + dlse otherwise, by nothing.
+        Of an `out` that is rounded, delta = sum(dout * out) - dlse is off by an e, and the row's sum of gradients by
+        (share - 1) e. So (1 - share) delta + sum, which is delta + dlse, is off by nothing.
         """
         lse, delta, dlse, xp = arrays["lse"], arrays["stats"][..., 1], arrays["dlse"], namespace(arrays["lse"])
         shares = xp.exp(xp.where(lse == -xp.inf, -xp.inf, self.sinks[:, None] - xp.where(lse == -xp.inf, 0, lse)))
         reached = (1 - shares) * delta + self.whole.total(arrays["row_sums"]) - (0 if dlse is None else dlse)
         return -(shares * reached).sum(axis=(0, 2), dtype=xp.float64).astype(self.sinks.dtype)
-
-
-def _largest(xp, x):
-    return xp.where(xp.isfinite(x), abs(x), 0).max().astype(xp.float64) if x.size else xp.zeros((), xp.float64)
-
-
-def _largest_norm(xp, x):
-    """Largest length of a row; rows that hold something infinite are nobody's, or all is lost anyway."""
-    x = x.astype(xp.float32)
-    return xp.sqrt(_largest(xp, (x * x).sum(axis=-1)))

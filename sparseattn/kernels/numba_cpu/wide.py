@@ -1,10 +1,10 @@
-"""PART numbers at a time, in float64 whatever memory holds: for sums that LLVM makes no good loop of."""
+"""PART numbers at a time, or a pair, in float64 whatever memory holds: for sums that LLVM makes no good loop of."""
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from sparseattn.kernels.numba_cpu.simd import VecType, call, load_of, splat_of
+from sparseattn.kernels.numba_cpu.simd import VecType, call, load_of, splat_of, vector_pointer
 
 PART = 16
 WIDE = VecType(types.float64, PART)
@@ -58,3 +58,19 @@ def sum_of(typingctx, x):
         return builder.extract_element(value, ir.IntType(32)(0))
 
     return types.float64(x), codegen
+
+
+@intrinsic
+def tally(typingctx, pairs, at, number):
+    """Add (1, number) to the pair `at` of the memory `pairs`."""
+
+    def codegen(context, builder, sig, args):
+        to, at, value = args
+        kind = ir.VectorType(ir.DoubleType(), 2)
+        place = vector_pointer(builder, to, builder.shl(at, at.type(1)), kind)
+        value = value if value.type == kind.element else builder.fpext(value, kind.element)
+        both = builder.insert_element(ir.Constant(kind, [1.0, 0.0]), value, ir.IntType(32)(1))
+        builder.store(builder.fadd(builder.load(place, align=8), both), place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(pairs, types.intp, number), codegen

@@ -1,6 +1,7 @@
 """What the backward needs of each query row: {lse, delta} with delta = sum(dout * out) - dlse, the derivative of the
 loss by a row's common factor (Dao, "FlashAttention-2", 2023, arXiv:2307.08691, section 3.1). A row that attends nothing
-(lse = -inf) gets {+inf, 0}, so that its weights are 0 in the backward.
+(lse = -inf) gets {+inf, 0}, so that its weights are 0 in the backward. Without lse only delta counts; a sum that is no
+number is 0 then: what the lengths of rows are made of.
 
 Grid: one thread block for each 16 rows, 8 threads a row.
 """
@@ -41,12 +42,16 @@ def make(c: Constants):
         shares[own, part] = total
         cuda.syncthreads()
         if there and part == 0:
-            e = lse[b, h, query]
             delta = ZERO
             for i in range(ACROSS):
                 delta += shares[own, i]
             if dlse.shape[0] > 0:
                 delta -= dlse[b, h, query]
+            e = ZERO
+            if lse.shape[0] > 0:
+                e = lse[b, h, query]
+            elif not abs(delta) < POS_INF:
+                delta = ZERO
             stats[b, h, query, 0] = POS_INF if e == NEG_INF else e
             stats[b, h, query, 1] = ZERO if e == NEG_INF else delta
 
