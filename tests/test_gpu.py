@@ -219,7 +219,7 @@ def test_tables_of_distances(name, kind, dtype, on_gpu):
     arrays = arrays_there(3, np.ones((1, 1, n, n), bool), (2, 2, 64, 64), dtype, batch=1)
     here, left = [x.get() for x in arrays], 200 if name == "causal" else n - 1
     table = random.standard_normal((2, left + 1)).astype(np.float32)
-    distances = (np.minimum(np.arange(left + 1), 90) // 30).astype(np.int32)
+    distances = (np.arange(left + 1) // 30 % 4).astype(np.int32)  # farther ones have the first label
 
     def made(move):
         if kind == "by_offset":
@@ -231,7 +231,8 @@ def test_tables_of_distances(name, kind, dtype, on_gpu):
     for name, a, b in zip(("out", "lse", "dq", "dk", "dv", "dbias"), there, wanted, strict=True):
         a, b = a.get().astype(np.float64), b.astype(np.float64)
         bound = 1e-5 if name == "lse" or dtype == "float32" else 2 * float(ml_dtypes.finfo(DTYPES[dtype]).eps)
-        assert np.abs(a - b).max() <= bound * np.abs(b).max(), name
+        # sums of whole diagonals: what is off by rounding `out` to 16 bits adds up
+        assert np.abs(a - b).max() <= (4 if name == "dbias" else 1) * bound * np.abs(b).max(), name
 
 
 def both_ways_here(q, k, v, dout, pattern, **options):

@@ -11,7 +11,7 @@
 // BIAS_GRAD: how gradients of values are summed
 #define OWN_VALUE 1   // a pair has a value of its own
 #define BY_VALUE 2    // whole numbers at the place of the value
-#define BY_SUM 3      // whole numbers at the sum of codes, which tells the value (CODED)
+#define BY_SUM 3      // whole numbers at the sum of codes
 
 #if OUT32
 typedef float result;
@@ -37,20 +37,10 @@ __device__ __forceinline__ void pair_gradient(float& s, float& d, float lse2, fl
   s = p;
   const float gap = d - delta;
 #endif
-  d = BIAS && p == 0.f ? 0.f : p * gap;   // a bias of -inf leaves a pair out, even where dP is NaN
+  d = p * gap;
 }
 
 #if BIAS_GRAD
-// Gives the thread's gradients, with the sides of their row and column, to `add`.
-template <int N, class Add> __device__ __forceinline__ void each_gradient(const float (&d)[N / 2], const Side (&rows)[2], const Sides<N>& columns, int lane, Add add) {
-#pragma unroll
-  for (int j = 0; j < N / 8; j++) {
-    Side two[2];
-    columns.get(8 * j + 2 * (lane & 3), two);
-#pragma unroll
-    for (int i = 0; i < 4; i++) add(d[4 * j + i], rows[i / 2], two[i % 2]);
-  }
-}
 // d becomes part of the gradient of a pair's value, in memory that all thread blocks share.
 __device__ __forceinline__ void add_to_values(float d, const Options& o, const Shaping& s, const Side& x, const Side& y, void* dvalues, const double* grain) {
   const code_t at = BIAS_GRAD == BY_SUM ? held(o, x.code + y.code) : place_of(o, s, x, y);
@@ -62,8 +52,35 @@ __device__ __forceinline__ void add_to_values(float d, const Options& o, const S
 }
 #endif
 #if BIAS_GRAD == BY_SUM && defined(PLACES)
-// The sums of a step's gradients by place, in shared memory: a number of grains is a high part of 22 bits times 2^16 and a
-// low one, so neither part's sum over a tile passes 32 bits.
+// The sums of codes of a tile lie close together. Where they are at most PLACES, gradients are summed by place first: the
+// sum of codes less the lowest.
+__device__ __forceinline__ int2 range_of(int code, int token) { return token < 0 ? make_int2(0x7fffffff, -0x7fffffff) : make_int2(code, code); }
+__device__ __forceinline__ int2 joined(int2 a, int2 b) { return make_int2(min(a.x, b.x), max(a.y, b.y)); }
+__device__ __forceinline__ int2 joined_by_warp(int2 a) { return make_int2(__reduce_min_sync(~0u, a.x), __reduce_max_sync(~0u, a.y)); }
+template <int N> __device__ __forceinline__ int2 joined_all(const int2 (&ranges)[N]) {
+  int2 all = ranges[0];
+#pragma unroll
+  for (int i = 1; i < N; i++) all = joined(all, ranges[i]);
+  return all;
+}
+// What the sums of two ranges of codes cover.
+struct Span {
+  int first, places;
+  __device__ __forceinline__ Span() : first(0), places(0) {}
+  __device__ __forceinline__ Span(int2 x, int2 y) : Span() {
+    if (x.x <= x.y && y.x <= y.y) { first = x.x + y.x; places = x.y + y.y - first + 1; }
+  }
+  __device__ __forceinline__ bool fits() const { return places <= PLACES; }
+  // Whether all are held to an end that nobody asks for.
+  __device__ __forceinline__ bool outside(const Options& o) const { return BIAS == BY_TABLE && (first >= o.high || first + places - 1 <= o.low); }
+  // Where the word of a sum's place stands among PLACES words in shared memory from `words` on; some place for the codes of
+  // absent rows.
+  __device__ __forceinline__ u32 word_at(u32 words, int x_code, int y_code) const {
+    return min(words + 4 * (x_code - first) + 4 * y_code, words + 4 * (PLACES - 1));
+  }
+};
+// Sums by place in shared memory: a number of grains is a high part of 22 bits times 2^16 and a low one, so neither part's
+// sum over a tile passes 32 bits.
 struct StepSums {
   int high[PLACES], low[PLACES];
   // `at`: the word of a place in `high`; coarse: grains of 2^16 to a unit of d
@@ -72,11 +89,42 @@ struct StepSums {
     asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(at), "r"(__float_as_int(high_part) - 0x4B400000) : "memory");
     asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(at + 4 * PLACES), "r"(__float_as_int(low_part) - 0x4B400000) : "memory");
   }
+  // Adds a thread's gradients. Where tokens follow each other, the pair 8 rows and 8 columns on has the same sum of codes,
+  // so both are added at once.
+  template <int N> __device__ __forceinline__ void add_tile(const float (&d)[N / 2], const Side (&rows)[2], const Sides<N>& columns, const Span& span, float coarse, int lane) {
+    const u32 words = shared_address(high);
+    const int fall = rows[0].code - rows[1].code;
+    int codes[N / 4];
+    bool slanted = true;
+#pragma unroll
+    for (int j = 0; j < N / 8; j++) {
+      Side two[2];
+      columns.get(8 * j + 2 * (lane & 3), two);
+      codes[2 * j] = two[0].code;
+      codes[2 * j + 1] = two[1].code;
+      if (j) slanted = slanted && codes[2 * j] - codes[2 * j - 2] == fall && codes[2 * j + 1] - codes[2 * j - 1] == fall;
+    }
+    if (__all_sync(~0u, slanted)) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        add(span.word_at(words, rows[1].code, codes[i]), d[2 + i], coarse);
+#pragma unroll
+        for (int j = 0; j < N / 8; j++) {
+          const float next = j + 1 < N / 8 ? d[(4 * j + 6 + i) % (N / 2)] : 0.f;
+          add(span.word_at(words, rows[0].code, codes[2 * j + i]), d[4 * j + i] + next, coarse);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < N / 2; i++) add(span.word_at(words, rows[i / 2 % 2].code, codes[i / 4 * 2 + i % 2]), d[i], coarse);
+    }
+  }
   // Adds those of a span to the call's, and forgets them.
   template <int THREADS> __device__ __forceinline__ void flush(const Options& o, const Span& span, u64* to) {
     const int least = held(o, span.first);
-    const bool at_one = least == held(o, span.first + span.places - 1);   // far pairs are all held to one limit
+    const bool at_one = least == held(o, span.first + span.places - 1);   // far pairs are all held to one end
     i64 total = 0;
+#pragma unroll 1
     for (int i = threadIdx.x; i < span.places; i += THREADS) {
       const i64 sum = (i64)high[i] * 65536 + low[i];
       high[i] = low[i] = 0;

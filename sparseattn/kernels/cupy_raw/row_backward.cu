@@ -199,14 +199,15 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
 #pragma unroll
         for (int h = 0; h < 2; h++) {
           const int at = 4 * j + 2 * h + i;
-          const bool second = KV ? i : h, there = attended[h] >> (2 * j + i) & 1;
-          bool dropped = false;
+          const bool second = KV ? i : h;
+          bool there = attended[h] >> (2 * j + i) & 1, dropped = false;
 #if SOFTCAP
           const float u = s[0][at] * inverse, slope = fmaf(-u, u, 1.f);
 #endif
 #if BIAS
           const Shaping& shaping = KV ? col_shaping : row_shaping[h];
           s[0][at] += value_of(options, shaping, sides[h], side);
+          there = there && s[0][at] != NEG_INF;   // a bias of -inf leaves a pair out, even where dP is NaN
 #endif
 #if DROPOUT
           dropped = is_dropped(options, sides[h], side);

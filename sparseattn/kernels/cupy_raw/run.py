@@ -7,7 +7,7 @@ import itertools
 
 from sparseattn.kernels.cupy_raw import shapes
 from sparseattn.kernels.gpu.target import BUCKETS, Target
-from sparseattn.kernels.gpu.terms import BY_CODE, BY_LABEL, BY_LABELLED, BY_SUM, BY_TABLE, BY_VALUE, OWN_VALUE
+from sparseattn.kernels.gpu.terms import BY_CLIPPED, BY_CODE, BY_LABEL, BY_SUM, BY_TABLE, BY_VALUE, OWN_VALUE
 
 SHAPING = "SHAPED", "SOFTCAP", "BIAS", "CODE64", "DROPOUT"
 # the constants that each file reads, beside those of its shape
@@ -77,7 +77,7 @@ def _is_asked_for(memory, name, c):
     gradient = c.get("BIAS_GRAD", 0)
     if name.endswith("backward") and bool(gradient) != bool(c["BIAS"] and not c["KV"]):
         return False
-    sums = {BY_CODE: (OWN_VALUE, BY_VALUE), BY_LABEL: (BY_VALUE,), BY_TABLE: (BY_SUM,), BY_LABELLED: (BY_SUM,)}
+    sums = {BY_CODE: (OWN_VALUE, BY_VALUE), BY_LABEL: (BY_VALUE,), BY_TABLE: (BY_SUM,), BY_CLIPPED: (BY_SUM,)}
     return not gradient or gradient in sums[c["BIAS"]]
 
 

@@ -50,7 +50,7 @@ ROW_BACKWARD = {
 # with codes of 64 bits, (32, 256) backward none for a table's gradient and for dropout beside labels or such codes.
 SMALL_FORWARD = {
     (16, 256): ((64,), 32, 1, 0), (32, 64): ((128, 64), 32, 1, 1), (32, 96): ((128, 64), 32, 1, 0),
-    (32, 128): ((64,), 32, 1, 0), (32, 256): ((16,), 32, 1, 0),
+    (32, 128): ((64,), 32, 1, 0), (32, 256): ((32,), 32, 1, 0),
 }
 SMALL_BACKWARD = {
     (16, 96): ((128, 64), 64, 1, 1), (16, 128): ((128, 64), 32, 1, 1), (16, 192): ((64,), 32, 1, 2),
@@ -116,7 +116,7 @@ def _declared(cols, steps, sides, more):
 
 
 def _places(c, cols):
-    """Values of a bias that a step keeps: a power of two, for tokens side by side; where there is room, for grids."""
+    """Sums of a bias' gradient that a step keeps: a power of two, for tokens side by side; with room, for grids."""
     needed = (c["ROWS"] + cols - 1) * (2 if cols == 64 and c["BITS"] == 16 else 1)
     return 1 << (needed - 1).bit_length()
 
@@ -125,10 +125,8 @@ def _tile_forward(entry, c):
     _, cols, ctas, pairs = entry
     row_bytes, warp_rows = _row_bytes(c), 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
     tiles = cols * row_bytes + 2 * cols * c["HEAD_DIM"] * 8 if pairs else 2 * cols * row_bytes
-    places = _places(c, cols)
-    constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": ctas, "PAIRS": pairs, "PLACES": places}
-    return Shape(constants, 32 * c["ROWS"] // warp_rows, c["ROWS"] * row_bytes + tiles,
-                 declared=_declared(cols, 2, 2, c["ROWS"] * cols // 8 + 4 * places + 128))
+    return Shape({"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": ctas, "PAIRS": pairs}, 32 * c["ROWS"] // warp_rows,
+                 c["ROWS"] * row_bytes + tiles, declared=_declared(cols, 2, 1, c["ROWS"] * cols // 8))
 
 
 def _tile_backward(entry, c):
@@ -138,7 +136,7 @@ def _tile_backward(entry, c):
     places = _places(c, cols)
     constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "STAGES": stages, "SLICES": slices, "PLACES": places}
     return Shape(constants, 2 * n * slices, shared + (4 * n * cols if slices == 2 else 0),
-                 declared=_declared(cols, 4, 4, 24 * places + 128))
+                 declared=_declared(cols, 4, 2, 16 * places + 128))
 
 
 def _row_forward(entry, c):

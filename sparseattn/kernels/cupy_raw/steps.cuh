@@ -58,11 +58,10 @@ struct Cap {
 // ---- bias and dropout -----------------------------------------------------------------------------
 // A pair is told by sums over its two tokens: of codes, which is the place of its value or of its label; of bases, what is
 // added to its label; of words, which are mixed to its draw.
-#define BY_CODE 1         // BIAS: the sum of codes is the place
-#define BY_LABEL 2        // the label at the sum of codes, which is held to [low, high], and the bases
-#define BY_TABLE 3        // the sum of codes, held to [low, high]
-#define BY_LABELLED 4     // the label at such a sum
-#define CODED (BIAS >= BY_TABLE)   // the sum of codes tells the value
+#define BY_CODE 1      // BIAS: the sum of codes is the place
+#define BY_LABEL 2     // the label at the sum of codes, which is held to [low, high], and the bases
+#define BY_TABLE 3     // the sum of codes, held to [0, high], of which the ends hold 0 and nobody asks for their gradients
+#define BY_CLIPPED 4   // the sum of codes, held to [0, high]
 struct Options {
   const float* values;
   const i64* value_at;
@@ -174,64 +173,20 @@ template <int N> struct __align__(16) Sides {
 __device__ __forceinline__ code_t held(const Options& o, code_t code) { return BIAS == BY_CODE ? code : max(min(code, (code_t)o.high), (code_t)o.low); }
 // The place of the value of a pair, counted from the head's values.
 __device__ __forceinline__ code_t place_of(const Options& o, const Shaping& s, const Side& x, const Side& y) {
-  const code_t code = held(o, x.code + y.code);
-  if (BIAS == BY_LABEL) return read_word(s.labels, code) + x.base + y.base;
-  return BIAS == BY_LABELLED ? read_word(s.labels, code) : code;
+  const code_t sum = x.code + y.code;
+  if (BIAS == BY_TABLE) return (code_t)min((u32)sum, (u32)o.high);   // either end is as good
+  return BIAS == BY_LABEL ? read_word(s.labels, held(o, sum)) + x.base + y.base : held(o, sum);
 }
 __device__ __forceinline__ float value_of(const Options& o, const Shaping& s, const Side& x, const Side& y) { return read_word(s.values, place_of(o, s, x, y)); }
-#endif
-#if CODED && defined(PLACES)
-// The sums of codes of a tile lie close together, so their values are fetched once a step and found by place: the sum less
-// the lowest, where these are at most PLACES. Absent rows have any code; `word_at` takes them to some place.
-__device__ __forceinline__ int2 range_of(int code, int token) { return token < 0 ? make_int2(0x7fffffff, -0x7fffffff) : make_int2(code, code); }
-__device__ __forceinline__ int2 joined(int2 a, int2 b) { return make_int2(min(a.x, b.x), max(a.y, b.y)); }
-__device__ __forceinline__ int2 joined_by_warp(int2 a) { return make_int2(__reduce_min_sync(~0u, a.x), __reduce_max_sync(~0u, a.y)); }
-template <int N> __device__ __forceinline__ int2 joined_all(const int2 (&ranges)[N]) {
-  int2 all = ranges[0];
-#pragma unroll
-  for (int i = 1; i < N; i++) all = joined(all, ranges[i]);
-  return all;
-}
-// What the sums of two ranges of codes cover.
-struct Span {
-  int first, places;
-  __device__ __forceinline__ Span(int2 x, int2 y) {
-    const bool any = x.x <= x.y && y.x <= y.y;
-    first = any ? x.x + y.x : 0;
-    places = any ? x.y + y.y - first + 1 : 0;
-  }
-  __device__ __forceinline__ bool fits() const { return places <= PLACES; }
-  // Where the word of a pair's place stands among PLACES words in shared memory from `words` on.
-  __device__ __forceinline__ u32 word_at(u32 words, const Side& x, const Side& y) const {
-    return min(words + 4 * (x.code - first) + 4 * y.code, words + 4 * (PLACES - 1));
-  }
-};
-// Values of a span: `read` begins it, `write` ends it.
-template <int THREADS> struct Fetch {
-  static constexpr int EACH = (PLACES + THREADS - 1) / THREADS;
-  float values[EACH];
-  __device__ __forceinline__ void read(const Options& o, const Shaping& s, const Span& span) {
-#pragma unroll
-    for (int i = 0; i < EACH; i++) {
-      const int place = threadIdx.x + i * THREADS;
-      if (place < span.places && span.fits()) values[i] = value_of(o, s, {span.first + place, 0, 0u}, {0, 0, 0u});
-    }
-  }
-  __device__ __forceinline__ void write(float* to, const Span& span) const {
-#pragma unroll
-    for (int i = 0; i < EACH; i++)
-      if (threadIdx.x + i * THREADS < min(span.places, PLACES)) to[threadIdx.x + i * THREADS] = values[i];
-  }
-};
 #endif
 #if DROPOUT
 __device__ __forceinline__ bool is_dropped(const Options& o, const Side& x, const Side& y) { return mix(x.word + y.word) <= o.limit; }
 #endif
 
 #if BIAS
-// Scaled scores, or with scale = 1 capped ones, become what is exponentiated: value(row's side, column's side) is added.
-template <int M, int N, class Value> __device__ __forceinline__ void add_bias(float (&s)[M][N / 2], const Side (&rows)[M][2], const Sides<N>& columns, float scale,
-                                                                              int lane, Value value) {
+// Scaled scores, or with scale = 1 capped ones, become what is exponentiated: the bias is added.
+template <int M, int N> __device__ __forceinline__ void add_bias(float (&s)[M][N / 2], const Options& o, const Shaping& shaping, const Side (&rows)[M][2],
+                                                                 const Sides<N>& columns, float scale, int lane) {
 #pragma unroll
   for (int j = 0; j < N / 8; j++) {
     Side two[2];
@@ -239,7 +194,7 @@ template <int M, int N, class Value> __device__ __forceinline__ void add_bias(fl
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) s[m][4 * j + i] = fmaf(s[m][4 * j + i], scale, value(rows[m][i / 2], two[i % 2]));
+      for (int i = 0; i < 4; i++) s[m][4 * j + i] = fmaf(s[m][4 * j + i], scale, value_of(o, shaping, rows[m][i / 2], two[i % 2]));
   }
 }
 #endif

@@ -123,13 +123,20 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     commit();
   };
 
+  auto x_token = [&](int r) { return token_at(x_order, place[6], item.x * ROWS + r, n_x); };
+  auto head_at = [&](int step) { return KV ? y_head + max(min(step, steps - 1), 0) / max(head_steps, 1) : place[1]; };   // of queries
+  // A query all of whose pairs have a bias of -inf is nobody: its gradients are 0, even where its dout holds NaN.
+  auto if_loud = [&](int query, int head) {
+    return BIAS && query >= 0 && stats[((i64)batch * n_heads + head) * (KV ? n_y : n_x) + query].x == POS_INF ? -1 : query;
+  };
   int2 block;
   if (steps) {
     const int2 first = next_block(), second = next_block();
-    const int first_token = find_token(0, first), second_token = find_token(1, second);
+    int first_token = find_token(0, first), second_token = find_token(1, second);
+    if (KV) { first_token = if_loud(first_token, head_at(0)); second_token = if_loud(second_token, head_at(1)); }
     if (thread < COLS) { tell(moving[0], first_token, first.y); tell(moving[1], second_token, second.y); }
     block = next_block();
-    auto token = [&](int r) { return token_at(x_order, place[6], item.x * ROWS + r, n_x); };
+    auto token = [&](int r) { return KV ? x_token(r) : if_loud(x_token(r), place[1]); };
     load_tile<ROWS, THREADS>(shared, x1.at(batch, place[1]), x1.token, head_dim, token);
     load_tile<ROWS, THREADS>(shared + X_BYTES, x2.at(batch, place[1]), x2.token, v_dim, token);
   }
@@ -138,41 +145,37 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #if BIAS || DROPOUT
   __shared__ Sides<COLS> columns[4];   // of the moving rows of steps: two are known ahead
   Side sides[1][2];
-  // of the query head of the present step, of the next one, of the one that sides are looked up for
-  int shaped_head = KV ? y_head : place[1], next_head = shaped_head, ahead_head = shaped_head;
-  Shaping shaping = shaping_of(options, batch, shaped_head, n_heads), next_shaping = shaping, ahead_shaping = shaping;
-  auto turn_to_head = [&](Shaping& of, int& head, int step) {
-    const int wanted = KV ? y_head + min(step, steps - 1) / head_steps : head;
-    if (wanted != head) { of = shaping_of(options, batch, wanted, n_heads); head = wanted; }
+  int shaped_head = head_at(0), ahead_head = shaped_head;   // of the present step, of the one that sides are looked up for
+  Shaping shaping = shaping_of(options, batch, shaped_head, n_heads), ahead_shaping = shaping;
+  auto turn_to = [&](Shaping& of, int& head, int wanted) {
+    if (KV && wanted != head) { of = shaping_of(options, batch, wanted, n_heads); head = wanted; }
   };
-  auto side_at = [&](int step, int token) { turn_to_head(ahead_shaping, ahead_head, step); return moving_side(ahead_shaping, y_codes, y_step, token); };
+  auto side_at = [&](int step, int token) { turn_to(ahead_shaping, ahead_head, head_at(step)); return moving_side(ahead_shaping, y_codes, y_step, token); };
 #endif
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    t[h] = token_at(x_order, place[6], item.x * ROWS + row + lane / 4 + 8 * h, n_x);
+    t[h] = x_token(row + lane / 4 + 8 * h);
     if (!KV) row_stats[h] = t[h] >= 0 ? stats[((i64)batch * n_heads + place[1]) * n_x + t[h]] : make_float2(POS_INF, 0.f);
 #if BIAS || DROPOUT
     sides[0][h] = stationary_side(shaping, x_codes, x_step, t[h]);
 #endif
   }
-#if CODED
-  __shared__ float staged[2][PLACES];   // values of the spans of the present step and of the next
+#if BIAS_GRAD == BY_SUM
+  __shared__ StepSums sums[2];   // of the present step and of the one before
   __shared__ int2 row_ranges[THREADS / 32], col_ranges[4][COLS / 32];
+  const float coarse = (float)(grain[0] / 65536);
+  u64* const head_sums = (u64*)dvalues + shaping.sums;
+  Span flushed;   // of the sums of the step before
+  for (int i = thread; i < 2 * PLACES; i += THREADS) sums[i / PLACES].high[i % PLACES] = sums[i / PLACES].low[i % PLACES] = 0;
   {
     const int2 found = joined_by_warp(joined(range_of(sides[0][0].code, t[0]), range_of(sides[0][1].code, t[1])));
     if (lane == 0) row_ranges[thread / 32] = found;
   }
 #endif
-#if BIAS_GRAD == BY_SUM
-  __shared__ StepSums sums[2];   // of the present step and of the one before
-  const float coarse = (float)(grain[0] / 65536);
-  u64* const head_sums = (u64*)dvalues + shaping.sums;
-  for (int i = thread; i < 2 * PLACES; i += THREADS) sums[i / PLACES].high[i % PLACES] = sums[i / PLACES].low[i % PLACES] = 0;
-#endif
 #if BIAS || DROPOUT
   auto set_columns = [&](int step, const Side& side, int token) {   // by the first COLS threads, a moving row each
     columns[step & 3].set(thread, side);
-#if CODED
+#if BIAS_GRAD == BY_SUM
     const int2 range = joined_by_warp(range_of(side.code, token));
     if (lane == 0) col_ranges[step & 3][thread / 32] = range;
 #endif
@@ -190,15 +193,8 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     for (int i = 0; i < 2; i++) { const int token = moving[i].tokens[thread]; set_columns(i, side_at(i, token), token); }
 #endif
   __syncthreads();
-#if CODED
+#if BIAS_GRAD == BY_SUM
   const int2 rows_range = joined_all(row_ranges);
-  Span span(range_of(0, -1), range_of(0, -1)), next_span = span, flushed = span;
-  if (steps) {
-    next_span = Span(rows_range, joined_all(col_ranges[0]));
-    Fetch<THREADS> values_of_span;
-    values_of_span.read(options, shaping, next_span);
-    values_of_span.write(staged[0], next_span);
-  }
 #endif
   fetch(0);
 
@@ -219,23 +215,18 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     wait_for<0>();
     __syncthreads();
     if (STAGES == 2) fetch(step + 1);
-    const int found = find_token(step + 2, block), found_mask = block.y;
+    int found = find_token(step + 2, block);
+    const int found_mask = block.y;
     block = next_block();
 #if BIAS || DROPOUT
-    turn_to_head(shaping, shaped_head, step);
+    turn_to(shaping, shaped_head, head_at(step));
     const Sides<COLS>& present_sides = columns[step & 3];
-#endif
-#if CODED
-    span = next_span;
-    next_span = step + 1 < steps ? Span(rows_range, joined_all(col_ranges[(step + 1) & 3])) : Span(range_of(0, -1), range_of(0, -1));
-    turn_to_head(next_shaping, next_head, step + 1);
-    Fetch<THREADS> values_of_span;
-    values_of_span.read(options, next_shaping, next_span);
 #endif
 #if BIAS_GRAD == BY_SUM
     sums[(step + 1) % 2].flush<THREADS>(options, flushed, head_sums);
-    flushed = span;
-    if (!span.fits() || (BIAS == BY_TABLE && (span.first >= options.high || span.first + span.places - 1 <= options.low))) flushed.places = 0;
+    const Span span(rows_range, joined_all(col_ranges[step & 3]));
+    const bool fits = span.fits(), counts = fits && !span.outside(options);
+    flushed = counts ? span : Span();
 #endif
     float s[1][COLS / 2], d[1][COLS / 2];
 #if SLICES == 1
@@ -248,7 +239,10 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 
 #if BIAS || DROPOUT
     Side ahead_side;
-    if (thread < COLS) ahead_side = side_at(step + 2, found);
+    if (thread < COLS) {
+      if (KV) found = if_loud(found, head_at(step + 2));
+      ahead_side = side_at(step + 2, found);
+    }
 #endif
     Words<WORDS> bits[2];
     {
@@ -274,17 +268,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     for (int i = 0; i < COLS / 2; i++) s[0][i] *= scale;
 #endif
 #if BIAS
-    {
-      const float unit_of_scores = SOFTCAP ? 1.f : scale;
-      auto by_pair = [&](const Side& x, const Side& y) { return value_of(options, shaping, x, y); };
-#if CODED
-      const u32 stage = shared_address(staged[step % 2]);
-      auto by_place = [&](const Side& x, const Side& y) { return float_at(span.word_at(stage, x, y)); };
-      if (span.fits()) add_bias<1, COLS>(s, sides, present_sides, unit_of_scores, lane, by_place);
-      else
-#endif
-        add_bias<1, COLS>(s, sides, present_sides, unit_of_scores, lane, by_pair);
-    }
+    add_bias<1, COLS>(s, options, shaping, sides, present_sides, SOFTCAP ? 1.f : scale, lane);
 #endif
     if (!__all_sync(~0u, bits[0].all() && bits[1].all())) apply_mask<COLS>(s[0], bits[0], bits[1], lane, nothing);
 
@@ -319,17 +303,20 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
       }
     }
 #if BIAS_GRAD
-    if (slice == 0) {
-      auto to_call = [&](float gradient, const Side& x, const Side& y) { if (gradient != 0.f) add_to_values(gradient, options, shaping, x, y, dvalues, grain); };
 #if BIAS_GRAD == BY_SUM
-      const u32 high = shared_address(sums[step % 2].high);
-      auto to_step = [&](float gradient, const Side& x, const Side& y) { StepSums::add(span.word_at(high, x, y), gradient, coarse); };
-      if (flushed.places) each_gradient<COLS>(d[0], sides[0], present_sides, lane, to_step);
-      else if (!span.fits()) each_gradient<COLS>(d[0], sides[0], present_sides, lane, to_call);
+    if (slice == 0 && counts) sums[step % 2].add_tile<COLS>(d[0], sides[0], present_sides, span, coarse, lane);
+    if (slice == 0 && !fits)
 #else
-      each_gradient<COLS>(d[0], sides[0], present_sides, lane, to_call);
+    if (slice == 0)
 #endif
-    }
+#pragma unroll
+      for (int j = 0; j < COLS / 8; j++) {
+        Side two[2];
+        present_sides.get(8 * j + 2 * c, two);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          if (d[0][4 * j + i] != 0.f) add_to_values(d[0][4 * j + i], options, shaping, sides[0][i / 2], two[i % 2], dvalues, grain);
+      }
 #endif
 #if SOFTCAP && BIAS
 #pragma unroll
@@ -342,9 +329,6 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     if (thread < COLS) tell(moving[(step + 2) & 3], found, found_mask);
 #if BIAS || DROPOUT
     if (thread < COLS) set_columns(step + 2, ahead_side, found);
-#endif
-#if CODED
-    values_of_span.write(staged[(step + 1) % 2], next_span);
 #endif
     if (STAGES == 1) {
       __syncthreads();

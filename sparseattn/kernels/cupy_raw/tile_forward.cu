@@ -86,7 +86,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #pragma unroll
     for (int i = 0; i < D / 2; i++) o[m][i] = 0.f;
 #if BIAS || DROPOUT
-  __shared__ Sides<COLS> columns[2];   // of the present step and of the next
+  __shared__ Sides<COLS> columns;   // of the present step
   const Shaping shaping = shaping_of(options, batch, head, n_heads);
   Side sides[M][2];
 #pragma unroll
@@ -94,27 +94,6 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #pragma unroll
     for (int h = 0; h < 2; h++)
       sides[m][h] = query_side(shaping, x_codes, x_step, token_at(x_order, x_at, item.x * ROWS + row + 16 * m + 8 * h + lane / 4, n_x));
-#if CODED
-  __shared__ float staged[PLACES];   // the values of a step's span
-  const u32 stage = shared_address(staged);
-  __shared__ int2 row_ranges[THREADS / 32], col_ranges[2][COLS / 32];
-  int2 rows_range = range_of(0, -1);
-#pragma unroll
-  for (int m = 0; m < M; m++)
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-      rows_range = joined(rows_range, range_of(sides[m][h].code, token_at(x_order, x_at, item.x * ROWS + row + 16 * m + 8 * h + lane / 4, n_x)));
-  rows_range = joined_by_warp(rows_range);
-  if (lane == 0) row_ranges[thread / 32] = rows_range;
-#endif
-  auto set_columns = [&](int step, const Side& side, int token) {   // by the first COLS threads, a moving row each
-    columns[step % 2].set(thread, side);
-#if CODED
-    const int2 range = joined_by_warp(range_of(side.code, token));
-    if (lane == 0) col_ranges[step % 2][thread / 32] = range;
-#endif
-  };
-  if (steps && thread < COLS) set_columns(0, key_side(y_codes, y_step, moving[0].tokens[thread]), moving[0].tokens[thread]);
 #endif
 #if SOFTCAP
   const Cap cap(scale, softcap);
@@ -134,16 +113,15 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     const int own_mask = present.mask;
     fetch_values(step, present);
     const int found = thread < COLS && step + 1 < steps ? find_token(step + 1, col, mask) : -1;
-#if CODED
-    const Span span(joined_all(row_ranges), joined_all(col_ranges[step % 2]));
-    Fetch<THREADS> values_of_span;
-    values_of_span.read(options, shaping, span);
+#if BIAS || DROPOUT
+    Side side;
+    if (thread < COLS) side = key_side(y_codes, y_step, present.tokens[thread]);
 #endif
     float s[M][COLS / 2];
     scores<M, COLS, PAIRS>(s, sq, row, sk, lane);
     if (thread < COLS) tell(next, found, mask);
-#if CODED
-    values_of_span.write(staged, span);
+#if BIAS || DROPOUT
+    if (thread < COLS) columns.set(thread, side);
 #endif
     wait_for<0>();
 #if PAIRS
@@ -151,26 +129,12 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #endif
     __syncthreads();   // V and `next` are there; all are done with K
     if (step + 1 < steps) fetch(sk, k, head_dim, next);
-#if BIAS || DROPOUT
-    Side next_side;
-    const int next_token = thread < COLS && step + 1 < steps ? next.tokens[thread] : -1;
-    if (thread < COLS) next_side = key_side(y_codes, y_step, next_token);
-#endif
 #if SOFTCAP
 #pragma unroll
     for (int m = 0; m < M; m++) cap(s[m]);
 #endif
 #if BIAS
-    {
-      const float unit_of_scores = SOFTCAP ? 1.f : scale;
-      auto by_pair = [&](const Side& x, const Side& y) { return value_of(options, shaping, x, y); };
-#if CODED
-      auto by_place = [&](const Side& x, const Side& y) { return float_at(span.word_at(stage, x, y)); };
-      if (span.fits()) add_bias<M, COLS>(s, sides, columns[step % 2], unit_of_scores, lane, by_place);
-      else
-#endif
-        add_bias<M, COLS>(s, sides, columns[step % 2], unit_of_scores, lane, by_pair);
-    }
+    add_bias<M, COLS>(s, options, shaping, sides, columns, SOFTCAP ? 1.f : scale, lane);
 #elif SHAPED && !SOFTCAP
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -195,12 +159,9 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #pragma unroll
     for (int m = 0; m < M; m++) rescale(o[m], online_softmax(s[m], rows[m][0], rows[m][1], factor, slack));
 #if DROPOUT
-    drop(s, options, sides, columns[step % 2], lane);
+    drop(s, options, sides, columns, lane);
 #endif
     accumulate<M, COLS, D, PAIRS>(o, s, sv, 0, lane);
-#if BIAS || DROPOUT
-    if (thread < COLS) set_columns(step + 1, next_side, next_token);
-#endif
   }
 
 #pragma unroll

@@ -66,7 +66,6 @@ __device__ __forceinline__ u32 chunk_at(u32 tile, int row, int c) { return tile 
 // The same for a chunk an even number of chunks behind that at `first`, which is number 0 or 1 of a group of 8.
 __device__ __forceinline__ u32 chunk_behind(u32 first, int n) { return SWIZZLED ? (first ^ n % 8 * 16) + n / 8 * 128 : first + n * 16; }
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-__device__ __forceinline__ float float_at(u32 a) { float x; asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(a) : "memory"); return x; }
 __device__ __forceinline__ float ex2(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 
 // ---- 16-bit numbers -------------------------------------------------------------------------------
@@ -237,6 +236,7 @@ template <int M, int N, int W, bool = false> __device__ __forceinline__ void acc
     }
 }
 #else
+__device__ __forceinline__ float word(u32 a) { float x; asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(a) : "memory"); return x; }
 // high: the 11 leading bits, rounded; low: what is left, rounded too, since the unit cuts off all further bits
 __device__ __forceinline__ void split(float x, u32& high, u32& low) {
   high = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
@@ -320,7 +320,7 @@ template <int M, int N, bool SPLIT = false> __device__ __forceinline__ void scor
 #pragma unroll
     for (int k = 0; k < 4; k++) {
       const u32 a = x + (row + r) * ROW_BYTES + (part + 8 * k + (SPLIT ? 2 * t : t)) * 4, b = a + 8 * ROW_BYTES;
-      left[k].set(float_at(a), float_at(b), float_at(a + (SPLIT ? 4 : 16)), float_at(b + (SPLIT ? 4 : 16)));
+      left[k].set(word(a), word(b), word(a + (SPLIT ? 4 : 16)), word(b + (SPLIT ? 4 : 16)));
     }
     constexpr int GROUPS = GROUPS_OF<N>;
     const u32 even = unit_of_row(y, r, part + 2 * t), odd = unit_of_row(y, r, part + 8 + 2 * t);   // of the thread's first units
@@ -329,7 +329,7 @@ template <int M, int N, bool SPLIT = false> __device__ __forceinline__ void scor
       add_products<4, GROUPS>(s[0] + 4 * n, left, [&](int k, int g, u32 (&h)[2], u32 (&l)[2]) {
         if (SPLIT) { read_unit((k % 2 ? odd : even) + k / 2 * 128 + 8 * (n + g) * D * 8, h, l); return; }
         const u32 at = y + (8 * (n + g) + r) * ROW_BYTES + (part + 8 * k + t) * 4;
-        split(float_at(at), h[0], l[0]); split(float_at(at + 16), h[1], l[1]);
+        split(word(at), h[0], l[0]); split(word(at + 16), h[1], l[1]);
       });
   }
 }
@@ -352,7 +352,7 @@ __device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p
       add_products<K, GROUPS>(o[0] + 4 * n, left, [&](int k, int g, u32 (&h)[2], u32 (&l)[2]) {
         if (SPLIT) { read_unit(firsts[(n + g) % 4] + (n + g) / 4 * 512 + 4 * (j + k) * D * 16, h, l); return; }
         const u32 at = y + (8 * (j + k) + 2 * t) * ROW_BYTES + (column + 8 * (n + g) + r) * 4;
-        split(float_at(at), h[0], l[0]); split(float_at(at + ROW_BYTES), h[1], l[1]);
+        split(word(at), h[0], l[0]); split(word(at + ROW_BYTES), h[1], l[1]);
       });
   }
 }

@@ -16,7 +16,7 @@ from sparseattn.xp import namespace
 NEAR = 1 << 30  # places below it are 32-bit numbers
 ANYWHERE = 2 * NEAR - 1  # no limit of them
 WRAP = 0xFFFFFFFF  # draws are numbers modulo 2**32
-BY_CODE, BY_LABEL, BY_TABLE, BY_LABELLED = 1, 2, 3, 4  # kinds of bias
+BY_CODE, BY_LABEL, BY_TABLE, BY_CLIPPED = 1, 2, 3, 4  # kinds of bias; see the kernels
 OWN_VALUE, BY_VALUE, BY_SUM = 1, 2, 3  # how gradients are summed: not, by value, by sum of codes
 
 
@@ -120,7 +120,11 @@ def flat_bias(term, pattern, batch, n_heads) -> FlatBias:
         if len(kept) >= MOST:
             kept.clear()
         flat = kept[key] = _layout(xp, term, *shapes, batch, n_heads, *pattern.shape)
-    return flat._replace(values=_edged(xp, values) if flat.kind == BY_TABLE else values, labels=labels)
+    if flat.kind == BY_TABLE:
+        values = _edged(xp, values)
+    elif flat.kind == BY_CLIPPED:
+        values, labels = values[..., labels], None
+    return flat._replace(values=values, labels=labels)
 
 
 class _Same:
@@ -168,14 +172,13 @@ def _table(xp, term, shape, batch, n_heads, *_):
 
 
 def _of_codes(xp, term, shape, labels, batch, n_heads, *_):
-    """A table, or one a query, by the labels of codes."""
+    """A table by code, of what the labels of codes have; or a table a query, by the labels of codes."""
     (*lead, n_tables, n_labels), (n_codes,) = shape, labels
-    at = _value_at(xp, batch, n_heads, *_steps(shape)[:2])
+    by_code = (*lead, 1, n_codes)
+    at = _value_at(xp, batch, n_heads, *_steps(by_code if n_tables == 1 else shape)[:2])
     at[:, :, 1] = term.shift[:, None]
     if n_tables == 1:
-        sums = (*lead, n_codes)
-        at[:, :, 3] = _value_at(xp, batch, n_heads, *_steps(sums)[:2])[:, :, 0]
-        return FlatBias(BY_LABELLED, None, at, None, *_as(xp.int32, term), 0, n_codes - 1, 0, 0, BY_SUM, sums)
+        return FlatBias(BY_CLIPPED, None, at, None, *_as(xp.int32, term), 0, n_codes - 1, 0, 0, BY_SUM, by_code)
     codes = _as(xp.int64 if n_tables * n_labels >= NEAR else xp.int32, term)
     return FlatBias(BY_LABEL, None, at, None, *codes, 0, n_codes - 1, n_labels, 0, BY_VALUE, shape)
 
@@ -224,16 +227,14 @@ class WholeSums:
     def begin(self, arrays):
         """Add the grain, grains to a unit, to a call's arrays, which hold the squares of the lengths of dout and v."""
         dlse, xp = arrays["dlse"], namespace(arrays["dout"])
-        squares = [arrays[name][..., 1] for name in ("dout squares", "v squares")]
-        rows = max(math.prod(arrays["dout"].shape[:3]), 1)
-        if all(x.size for x in squares):
+        rows, most = math.prod(arrays["dout"].shape[:3]), xp.ones((), xp.float64)
+        if rows and arrays["v"].size:
             # no weights of a row add up to more than 1, so neither dP nor delta, nor their sum over a row, exceeds this
-            most = (2 * self.kept) * xp.sqrt(squares[0].max().astype(xp.float64) * squares[1].max()) + 1e-25
-            most = most if dlse is None else most + abs(dlse).max()
-        else:
-            most = xp.ones((), xp.float64)
+            squares = [_largest(arrays[name][..., 1]) for name in ("dout squares", "v squares")]
+            most = (2 * self.kept) * xp.sqrt(squares[0] * squares[1]) + 1e-25
+            most = most if dlse is None else most + _largest(abs(dlse))
         # a tile's sums have two parts of 32 bits
-        self.grain = xp.exp2(min(38, 60 - math.ceil(math.log2(rows))) - xp.ceil(xp.log2(most))).reshape(1)
+        self.grain = xp.exp2(min(38, 60 - math.ceil(math.log2(max(rows, 1)))) - xp.ceil(xp.log2(most))).reshape(1)
         arrays["grain"] = self.grain
 
     def total(self, sums):
@@ -254,16 +255,16 @@ class BiasGradient:
 
     def finish(self, sums):
         """The gradient in the shape and dtype of the values."""
-        bias, xp = self.bias, namespace(sums)
-        if bias.kind == BY_LABELLED:
-            by_label = xp.zeros((*sums.shape[:2], self.term.values.shape[3]), xp.uint64)
-            xp.add.at(by_label, (..., bias.labels), sums.view(xp.uint64))
+        term, bias, xp = self.term, self.bias, namespace(sums)
+        if bias.kind == BY_CLIPPED:
+            by_label = xp.zeros(term.values.shape, xp.uint64)
+            xp.add.at(by_label, (..., term.labels), sums.view(xp.uint64))
             sums = by_label.view(xp.int64)
+        elif bias.kind == BY_TABLE:
+            sums = sums[..., 1:-1]
         if bias.gradient != OWN_VALUE:
             sums = self.whole.total(sums)
-        if bias.kind == BY_TABLE:
-            sums = sums[..., 1:-1]
-        return sums.reshape(self.term.values.shape).astype(self.term.values.dtype)
+        return sums.reshape(term.values.shape).astype(term.values.dtype)
 
 
 class SinkGradient:
@@ -291,3 +292,8 @@ class SinkGradient:
         shares = xp.exp(xp.where(lse == -xp.inf, -xp.inf, self.sinks[:, None] - xp.where(lse == -xp.inf, 0, lse)))
         reached = (1 - shares) * delta + self.whole.total(arrays["row_sums"]) - (0 if dlse is None else dlse)
         return -(shares * reached).sum(axis=(0, 2), dtype=xp.float64).astype(self.sinks.dtype)
+
+
+def _largest(x):
+    """The maximum in two steps: one would have a single thread block of a GPU read it all."""
+    return x.max(axis=-1).max().astype("float64")

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from sparseattn.kernels.gpu.terms import BY_CODE, BY_LABEL, BY_LABELLED
+from sparseattn.kernels.gpu.terms import BY_CODE, BY_LABEL
 from sparseattn.kernels.numba_cuda.shapes import ACROSS, COLUMNS
 from sparseattn.kernels.numba_cuda.target import bits_of, chosen, cuda, from_bits
 from sparseattn.kernels.numba_cuda.tiles import F32, NEG_INF, ONE, U64, ZERO, narrowed
@@ -60,7 +60,7 @@ def is_dropped(draws, batch, head, query, key):
 @functools.cache
 def place_of(kind, by_sum=False):
     """Where the value of a pair stands in the values of a bias; `by_sum`: its sum of codes in sums of gradients."""
-    clipped, by_label = kind != BY_CODE, kind in (BY_LABEL, BY_LABELLED) and not by_sum
+    clipped, by_label = kind != BY_CODE, kind == BY_LABEL
     begin = 3 if by_sum else 0
 
     @cuda.jit(device=True)
