@@ -26,7 +26,7 @@ from sparseattn.kernels.cupy_raw import module, run, shapes  # noqa: E402
 
 ARCHITECTURES = "80", "90", "90a"
 SMALL = "86"
-SHARED, LESS = 163 * 1024, 99 * 1024  # bytes that a thread block can have on sm_80 and on sm_86
+MEMORY = {"80": 163 * 1024, "90": 227 * 1024, "90a": 227 * 1024, SMALL: 99 * 1024}  # bytes that a thread block can have
 SYSTEM = 1024  # bytes in front of those that a kernel declares, from sm_90 on
 
 
@@ -35,15 +35,17 @@ def main():
     parser.add_argument("--all", action="store_true", help="every set of constants")
     parser.add_argument("folders", nargs="+", type=pathlib.Path)
     args = parser.parse_args()
-    table, small = sets_of(SHARED), sets_of(LESS)
-    small = {name: new for name, sets in small.items() if (new := without(sets, table[name]))}
-    missing = not_launchable(table, SHARED) + not_launchable(small, LESS)
+    sets = {memory: sets_of(memory) for memory in set(MEMORY.values())}
+    found = {architecture: sets[memory] for architecture, memory in MEMORY.items()}
+    small = {name: new for name, own in found[SMALL].items() if (new := without(own, found["80"][name]))}
+    missing = not_launchable(found["80"], MEMORY["80"]) + not_launchable(small, MEMORY[SMALL])
     libraries = [library_in(folder) for folder in args.folders]
     failed = 0
     for path in libraries:
-        tables = {architecture: chosen(table, 1) for architecture in ARCHITECTURES}
+        tables = {architecture: chosen(found[architecture], 1) for architecture in ARCHITECTURES}
         if path == libraries[-1]:
-            tables[ARCHITECTURES[-1]] = table if args.all else chosen(table, 2)
+            last = found[ARCHITECTURES[-1]]
+            tables[ARCHITECTURES[-1]] = last if args.all else chosen(last, 2)
             tables[SMALL] = {name: of_each_tile(sets) for name, sets in small.items()}
         failed += compile_tables(path, tables)
     sys.exit(bool(failed or missing))
@@ -151,7 +153,7 @@ def compiled(job):
         cubin = ctypes.create_string_buffer(size.value)
         nvrtc.nvrtcGetCUBIN(program, cubin)
         declared = declared_memory(cubin.raw, name) - (0 if architecture < "90" else SYSTEM)
-        known = shapes.shape_of(LESS if architecture == SMALL else SHARED, name, constants).declared
+        known = shapes.shape_of(MEMORY[architecture], name, constants).declared
         bad, words = declared > known, f"declares {declared} bytes of shared memory, shapes.py counts on {known}"
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return tuple(v.value for v in version), bool(bad), words, time.perf_counter() - begin

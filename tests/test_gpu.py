@@ -209,10 +209,10 @@ def test_as_on_the_cpu(case, dtype, on_gpu):
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-@pytest.mark.parametrize("kind", ["by_offset", "labels"])
+@pytest.mark.parametrize("kind", ["by_offset", "labels", "array"])
 @pytest.mark.parametrize("name", ["strided", "causal", "window"])
-def test_tables_of_distances(name, kind, dtype, on_gpu):
-    """Tiles whose pairs lie too far apart to keep their values, tiles beyond the table, tiles of one label."""
+def test_bias_over_many_tiles(name, kind, dtype, on_gpu):
+    """Tiles whose pairs lie too far apart to be summed together, tiles beyond the table, tiles of one label."""
     n, random = 1500, np.random.default_rng(0)
     pattern = {"strided": lambda: patterns.strided(n, stride=50), "causal": lambda: patterns.causal(n),
                "window": lambda: patterns.sliding_window(n, left=130)}[name]()
@@ -222,6 +222,8 @@ def test_tables_of_distances(name, kind, dtype, on_gpu):
     distances = (np.arange(left + 1) // 30 % 4).astype(np.int32)  # farther ones have the first label
 
     def made(move):
+        if kind == "array":
+            return move(np.random.default_rng(1).standard_normal((2, n, n), np.float32))
         if kind == "by_offset":
             return sa.bias.by_offset(move(table), left=left)
         return sa.bias.labels(move(table[:, :4].copy()), move(distances), left=left)

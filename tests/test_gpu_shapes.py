@@ -76,8 +76,14 @@ def test_layouts_have_the_rows_of_their_kernels(bits, bucket):
                 assert structure.part.block_size[0] <= structure.rows
 
 
+def without_room(constants):
+    """The constants of a kernel that does not keep the values of a bias, which takes memory that few cards have."""
+    return {key: value for key, value in constants.items() if key != "STAGED"}
+
+
 def test_a_small_card_asks_for_kernels_of_its_own():
-    large, small = (list(run.variants(memory)) for memory in (LARGE, SMALL))
-    assert large == list(run.variants(MIDDLE))
+    large, middle, small = (list(run.variants(memory)) for memory in (LARGE, MIDDLE, SMALL))
+    assert [(name, without_room(constants)) for name, constants in large] == [
+        (name, without_room(constants)) for name, constants in middle]
     assert {name for name, _ in small} == {name for name, _ in large}
     assert any(constants.get("ROWS") == 16 for name, constants in small if name == "tile_backward")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+from sparseattn.kernels.gpu.terms import BY_CODE
+
 BLOCK_Y = 64  # moving slots of a block
 THREADS = 128  # of the kernels that have no tiles of their own size
 SPREAD = 8  # thread blocks that share the rows of a cut tile when its pieces are added
@@ -50,7 +52,7 @@ ROW_BACKWARD = {
 # with codes of 64 bits, (32, 256) backward none for a table's gradient and for dropout beside labels or such codes.
 SMALL_FORWARD = {
     (16, 256): ((64,), 32, 1, 0), (32, 64): ((128, 64), 32, 1, 1), (32, 96): ((128, 64), 32, 1, 0),
-    (32, 128): ((64,), 32, 1, 0), (32, 256): ((32,), 32, 1, 0),
+    (32, 128): ((64,), 32, 1, 0), (32, 256): ((16,), 32, 1, 0),
 }
 SMALL_BACKWARD = {
     (16, 96): ((128, 64), 64, 1, 1), (16, 128): ((128, 64), 32, 1, 1), (16, 192): ((64,), 32, 1, 2),
@@ -87,7 +89,16 @@ def shape_of(memory, name, constants) -> Shape:
     """The shape of a kernel with these constants."""
     if name not in _KERNELS:
         return Shape({}, THREADS, slices=1 if name == "row_dots" else SPREAD)
-    return _KERNELS[name][0](_entry(memory, name, constants["BITS"], constants["HEAD_DIM"]), constants)
+    shape = _KERNELS[name][0](_entry(memory, name, constants["BITS"], constants["HEAD_DIM"]), constants)
+    return _staged(shape, constants, memory) if name == "tile_forward" and constants.get("BIAS") == BY_CODE else shape
+
+
+def _staged(shape, c, memory):
+    """The shape with room for the values of a step, where there is; in float32 products take longer than reading."""
+    values = c["ROWS"] * (shape.constants["COLS"] + 8) * 4
+    if c["BITS"] == 32 or shape.shared + shape.declared + values > memory // shape.constants["CTAS"]:
+        return shape
+    return shape._replace(constants={**shape.constants, "STAGED": 1}, shared=shape.shared + values)
 
 
 @functools.cache
@@ -125,8 +136,9 @@ def _tile_forward(entry, c):
     _, cols, ctas, pairs = entry
     row_bytes, warp_rows = _row_bytes(c), 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
     tiles = cols * row_bytes + 2 * cols * c["HEAD_DIM"] * 8 if pairs else 2 * cols * row_bytes
+    words = c["ROWS"] * (cols // 8 + (8 if c["BITS"] == 16 else 0))  # of masks, and codes of rows
     return Shape({"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": ctas, "PAIRS": pairs}, 32 * c["ROWS"] // warp_rows,
-                 c["ROWS"] * row_bytes + tiles, declared=_declared(cols, 2, 1, c["ROWS"] * cols // 8))
+                 c["ROWS"] * row_bytes + tiles, declared=_declared(cols, 2, 2, words))
 
 
 def _tile_backward(entry, c):

@@ -124,7 +124,8 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   };
 
   auto x_token = [&](int r) { return token_at(x_order, place[6], item.x * ROWS + r, n_x); };
-  auto head_at = [&](int step) { return KV ? y_head + max(min(step, steps - 1), 0) / max(head_steps, 1) : place[1]; };   // of queries
+  // the query heads of the present step and of the one whose rows are looked up, two ahead, and the steps left to each
+  int query_head = KV ? y_head : place[1], ahead_head = query_head, left = head_steps, ahead_left = head_steps;
   // A query all of whose pairs have a bias of -inf is nobody: its gradients are 0, even where its dout holds NaN.
   auto if_loud = [&](int query, int head) {
     return BIAS && query >= 0 && stats[((i64)batch * n_heads + head) * (KV ? n_y : n_x) + query].x == POS_INF ? -1 : query;
@@ -133,7 +134,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   if (steps) {
     const int2 first = next_block(), second = next_block();
     int first_token = find_token(0, first), second_token = find_token(1, second);
-    if (KV) { first_token = if_loud(first_token, head_at(0)); second_token = if_loud(second_token, head_at(1)); }
+    if (KV) { first_token = if_loud(first_token, y_head); second_token = if_loud(second_token, y_head + (head_steps == 1 && steps > 1)); }
     if (thread < COLS) { tell(moving[0], first_token, first.y); tell(moving[1], second_token, second.y); }
     block = next_block();
     auto token = [&](int r) { return KV ? x_token(r) : if_loud(x_token(r), place[1]); };
@@ -145,12 +146,16 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #if BIAS || DROPOUT
   __shared__ Sides<COLS> columns[4];   // of the moving rows of steps: two are known ahead
   Side sides[1][2];
-  int shaped_head = head_at(0), ahead_head = shaped_head;   // of the present step, of the one that sides are looked up for
-  Shaping shaping = shaping_of(options, batch, shaped_head, n_heads), ahead_shaping = shaping;
-  auto turn_to = [&](Shaping& of, int& head, int wanted) {
-    if (KV && wanted != head) { of = shaping_of(options, batch, wanted, n_heads); head = wanted; }
+  Shaping shaping = shaping_of(options, batch, query_head, n_heads), ahead_shaping = shaping;   // of the two heads
+  auto side_ahead = [&](int token) {   // and one step further
+    const Side side = moving_side(ahead_shaping, y_codes, y_step, token);
+    if (KV && --ahead_left == 0) {
+      ahead_left = head_steps;
+      ahead_head = min(ahead_head + 1, y_head + place[3] - 1);
+      ahead_shaping = shaping_of(options, batch, ahead_head, n_heads);
+    }
+    return side;
   };
-  auto side_at = [&](int step, int token) { turn_to(ahead_shaping, ahead_head, head_at(step)); return moving_side(ahead_shaping, y_codes, y_step, token); };
 #endif
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -190,7 +195,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #endif
 #if BIAS || DROPOUT
   if (steps && thread < COLS)
-    for (int i = 0; i < 2; i++) { const int token = moving[i].tokens[thread]; set_columns(i, side_at(i, token), token); }
+    for (int i = 0; i < 2; i++) { const int token = moving[i].tokens[thread]; set_columns(i, side_ahead(token), token); }
 #endif
   __syncthreads();
 #if BIAS_GRAD == BY_SUM
@@ -219,7 +224,6 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     const int found_mask = block.y;
     block = next_block();
 #if BIAS || DROPOUT
-    turn_to(shaping, shaped_head, head_at(step));
     const Sides<COLS>& present_sides = columns[step & 3];
 #endif
 #if BIAS_GRAD == BY_SUM
@@ -240,8 +244,8 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #if BIAS || DROPOUT
     Side ahead_side;
     if (thread < COLS) {
-      if (KV) found = if_loud(found, head_at(step + 2));
-      ahead_side = side_at(step + 2, found);
+      if (KV) found = if_loud(found, ahead_head);
+      ahead_side = side_ahead(found);
     }
 #endif
     Words<WORDS> bits[2];
@@ -270,7 +274,10 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #if BIAS
     add_bias<1, COLS>(s, options, shaping, sides, present_sides, SOFTCAP ? 1.f : scale, lane);
 #endif
-    if (!__all_sync(~0u, bits[0].all() && bits[1].all())) apply_mask<COLS>(s[0], bits[0], bits[1], lane, nothing);
+    if (!__all_sync(~0u, bits[0].all() && bits[1].all())) {
+      apply_mask<COLS>(s[0], bits[0], bits[1], lane, nothing);
+      if (BIAS_GRAD) apply_mask<COLS>(d[0], bits[0], bits[1], lane, 0.f);   // a row of no pairs may hold NaN
+    }
 
     // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
 #pragma unroll
@@ -329,6 +336,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     if (thread < COLS) tell(moving[(step + 2) & 3], found, found_mask);
 #if BIAS || DROPOUT
     if (thread < COLS) set_columns(step + 2, ahead_side, found);
+    if (KV && --left == 0) { left = head_steps; shaping = shaping_of(options, batch, min(++query_head, y_head + place[3] - 1), n_heads); }
 #endif
     if (STAGES == 1) {
       __syncthreads();

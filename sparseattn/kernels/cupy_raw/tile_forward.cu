@@ -6,9 +6,14 @@
 // the step before, once for all threads.
 // PAIRS = 1, for float32 of few columns: rows are fetched to a place of their own, from where each thread splits what it
 // has fetched (tiles.cuh), so that not every warp has to.
-// shared: (ROWS + 2 * COLS) * row_bytes, with PAIRS (ROWS + COLS) * row_bytes + 2 * COLS * HEAD_DIM * 8; row_bytes = HEAD_DIM * BITS / 8 + 16; and 2 Steps and the words of a mask of a fixed size
+// STAGED = 1, for a bias of one value a pair: values of a step whose keys and queries lie side by side are fetched like keys.
+// shared: (ROWS + 2 * COLS) * row_bytes, with PAIRS (ROWS + COLS) * row_bytes + 2 * COLS * HEAD_DIM * 8; row_bytes = HEAD_DIM * BITS / 8 + 16; with
+//   STAGED ROWS * (COLS + 8) * 4 more; and 2 Steps and the words of a mask of a fixed size
 #ifndef PAIRS
 #define PAIRS 0
+#endif
+#ifndef STAGED
+#define STAGED 0
 #endif
 constexpr int M = BITS == 16 && D <= 128 ? 2 : 1;    // 16-row tiles of a warp
 constexpr int THREADS = ROWS / (16 * M) * 32;
@@ -62,7 +67,35 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     load_tile<COLS, THREADS>(PAIRS ? sv + Y_BYTES : to, from.data, from.token, width, [&](int r) { return step.tokens[r]; });
     commit();
   };
-  auto fetch_values = [&](int step, const Step<COLS>& rows) {   // and the mask's words
+#if BIAS || DROPOUT
+  __shared__ Sides<COLS> columns[2];   // of the present step and of the next
+#endif
+#if STAGED
+  constexpr int STAGE_ROW = (COLS + 8) * 4, QUADS = COLS / 4;   // bytes of a row of staged values, neighbours in other banks
+  const u32 stage = sv + Y_BYTES;
+  __shared__ code_t row_codes[ROWS];
+  __shared__ int side_by_side[2][COLS / 32];   // whether columns are, of the present step and of the next
+  bool in_quads = false;                       // whether rows begin at multiples of 16 bytes
+  const float* head_values = nullptr;
+  auto is_staged = [&](int step) {
+    bool all = in_quads;
+#pragma unroll
+    for (int i = 0; i < COLS / 32; i++) all = all && side_by_side[step % 2][i];
+    return all;
+  };
+#endif
+  auto fetch_values = [&](int step, const Step<COLS>& rows) {   // and the mask's words, and those of the bias
+#if STAGED
+    if (is_staged(step)) {
+      const float* from = head_values + columns[step % 2].codes[thread % QUADS * 4];
+      const u32 to = stage + thread % QUADS * 16;
+#pragma unroll
+      for (int i = 0; i < ROWS * QUADS / THREADS; i++) {
+        const int r = thread / QUADS + i * (THREADS / QUADS);
+        copy_chunk(to + r * STAGE_ROW, from + row_codes[r], 0);
+      }
+    }
+#endif
     if (rows.mask && thread < ROWS)
       copy_small<WORDS * 4>(shared_address(mask_words + thread * WORDS), masks + ((i64)rows.mask * ROWS + thread) * (BLOCK_Y / 32) + step % STEPS * WORDS);
     fetch(sv, v, v_dim, rows);
@@ -86,7 +119,6 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #pragma unroll
     for (int i = 0; i < D / 2; i++) o[m][i] = 0.f;
 #if BIAS || DROPOUT
-  __shared__ Sides<COLS> columns;   // of the present step
   const Shaping shaping = shaping_of(options, batch, head, n_heads);
   Side sides[M][2];
 #pragma unroll
@@ -94,6 +126,20 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #pragma unroll
     for (int h = 0; h < 2; h++)
       sides[m][h] = query_side(shaping, x_codes, x_step, token_at(x_order, x_at, item.x * ROWS + row + 16 * m + 8 * h + lane / 4, n_x));
+  auto set_columns = [&](int step, const Side& side) {   // by the first COLS threads, a moving row each
+    columns[step % 2].set(thread, side);
+#if STAGED
+    const code_t first = __shfl_sync(~0u, side.code, lane & ~3);
+    const bool fits = __all_sync(~0u, first % 4 == 0 && side.code == first + (lane & 3));
+    if (lane == 0) side_by_side[step % 2][thread / 32] = fits;
+#endif
+  };
+  if (steps && thread < COLS) set_columns(0, key_side(y_codes, y_step, moving[0].tokens[thread]));
+#endif
+#if STAGED
+  if (thread < ROWS) row_codes[thread] = query_side(shaping, x_codes, x_step, token_at(x_order, x_at, item.x * ROWS + thread, n_x)).code;
+  head_values = shaping.values;
+  in_quads = __syncthreads_and((u64)head_values % 16 == 0 && (thread >= ROWS || row_codes[thread] % 4 == 0));
 #endif
 #if SOFTCAP
   const Cap cap(scale, softcap);
@@ -113,28 +159,42 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     const int own_mask = present.mask;
     fetch_values(step, present);
     const int found = thread < COLS && step + 1 < steps ? find_token(step + 1, col, mask) : -1;
-#if BIAS || DROPOUT
-    Side side;
-    if (thread < COLS) side = key_side(y_codes, y_step, present.tokens[thread]);
-#endif
     float s[M][COLS / 2];
     scores<M, COLS, PAIRS>(s, sq, row, sk, lane);
     if (thread < COLS) tell(next, found, mask);
-#if BIAS || DROPOUT
-    if (thread < COLS) columns.set(thread, side);
-#endif
     wait_for<0>();
 #if PAIRS
     split_tile<COLS, THREADS, true>(sv, sv + Y_BYTES);
 #endif
     __syncthreads();   // V and `next` are there; all are done with K
     if (step + 1 < steps) fetch(sk, k, head_dim, next);
+#if BIAS || DROPOUT
+    const Sides<COLS>& present_columns = columns[step % 2];
+    Side next_side;
+    if (thread < COLS) next_side = key_side(y_codes, y_step, step + 1 < steps ? next.tokens[thread] : -1);
+#endif
 #if SOFTCAP
 #pragma unroll
     for (int m = 0; m < M; m++) cap(s[m]);
 #endif
+#if STAGED
+    if (is_staged(step)) {
+#pragma unroll
+      for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+          for (int j = 0; j < COLS / 8; j++) {
+            float2 value;
+            asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(stage + (row + 16 * m + 8 * h + lane / 4) * STAGE_ROW + 32 * j + 8 * c) : "memory");
+            float* x = s[m] + 4 * j + 2 * h;
+            x[0] = fmaf(x[0], SOFTCAP ? 1.f : scale, value.x);
+            x[1] = fmaf(x[1], SOFTCAP ? 1.f : scale, value.y);
+          }
+    } else
+#endif
 #if BIAS
-    add_bias<M, COLS>(s, options, shaping, sides, columns, SOFTCAP ? 1.f : scale, lane);
+    add_bias<M, COLS>(s, options, shaping, sides, present_columns, SOFTCAP ? 1.f : scale, lane);
 #elif SHAPED && !SOFTCAP
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -159,9 +219,12 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #pragma unroll
     for (int m = 0; m < M; m++) rescale(o[m], online_softmax(s[m], rows[m][0], rows[m][1], factor, slack));
 #if DROPOUT
-    drop(s, options, sides, columns, lane);
+    drop(s, options, sides, present_columns, lane);
 #endif
     accumulate<M, COLS, D, PAIRS>(o, s, sv, 0, lane);
+#if BIAS || DROPOUT
+    if (thread < COLS) set_columns(step + 1, next_side);
+#endif
   }
 
 #pragma unroll
