@@ -55,6 +55,12 @@ def device_of(x):
     return x.device if library(x) == "cupy" else "cpu"
 
 
+def finish(x):
+    """Wait for what the GPU of a CuPy array was asked to do before, so that a clock may be read."""
+    if library(x) == "cupy":
+        x.device.synchronize()
+
+
 def on_cpu(x) -> np.ndarray:
     """x as a NumPy array. One of CuPy is copied, which waits for its GPU."""
     return x.get() if library(x) == "cupy" else np.asarray(x)

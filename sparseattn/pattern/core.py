@@ -77,6 +77,7 @@ class Pattern(Builders):
             write_reached(reached, part)
         return ~reached
 
+    @devices.structural
     def __or__(self, other: Pattern) -> Pattern:
         """Pairs in either pattern. Whole parts in the natural order are kept, the other side's parts give way."""
         batch, n_heads = self._common_axes(other, "|")
@@ -90,6 +91,7 @@ class Pattern(Builders):
             kept += [(piece, side) for piece in pieces]
         return Pattern(tuple(compact([p for p, _ in kept], n_heads)), self.shape, batch, n_heads)
 
+    @devices.structural
     def __and__(self, other: Pattern) -> Pattern:
         """Pairs in both patterns, each part in the order of the one with fewer pairs; ranges clip the other's
         blocks."""
@@ -98,6 +100,7 @@ class Pattern(Builders):
         parts = [p for a in both[0] for b in both[1] for p in intersection(a, b, n_heads)]
         return Pattern(tuple(compact(parts, n_heads)), self.shape, batch, n_heads)
 
+    @devices.structural
     def __sub__(self, other: Pattern) -> Pattern:
         """Pairs of this pattern that are not in the other."""
         batch, n_heads = self._common_axes(other, "-")
@@ -155,10 +158,12 @@ class Pattern(Builders):
         """The pattern of (key, query) pairs; kept."""
         return self.memo.get("T", self._transpose)
 
+    @devices.structural
     def _transpose(self):
         parts = [t for p in self.parts for t in transposed(p)]
         return Pattern(tuple(parts), self.shape[::-1], self.batch, self.n_heads)
 
+    @devices.structural
     def reblock(self, block_size: tuple[int, int] | int) -> Pattern:
         """The same pairs in tiles of another size; speed only.
 
@@ -242,6 +247,7 @@ class Pattern(Builders):
         named(default if backend is None else backend).prepare(self, backward=backward)
         return self
 
+    @devices.structural
     def __getitem__(self, key) -> Pattern:
         """``pattern[batch, heads, queries, keys]``, slices with positive steps; fewer of them mean the first axes.
 
@@ -329,7 +335,7 @@ class Pattern(Builders):
         path : str or path-like
             The file; an existing one is replaced.
         """
-        files.save(self, path)
+        files.save(self.to("cpu"), path)
 
     @staticmethod
     def load(path) -> Pattern:

@@ -1,5 +1,6 @@
 """Patterns moved between the memory of the CPU (NumPy) and of a GPU (CuPy)."""
 
+import functools
 from dataclasses import fields, replace
 
 from sparseattn.structure import Order
@@ -29,6 +30,39 @@ def move(pattern, device):
 def device_of(pattern):
     """Where the arrays of a pattern are."""
     return next((f"cuda:{array.device.id}" for part in pattern.parts for array in _gpu_arrays(part)), "cpu")
+
+
+def structural(make):
+    """A function that makes a pattern of others, alone or in a list: on the CPU, where structures are made.
+
+    Patterns of a GPU are taken from there, which waits for it, and what is made goes back.
+    """
+    @functools.wraps(make)
+    def run(*arguments):
+        there = {pattern.device for pattern in _patterns(arguments)}
+        if there <= {"cpu"}:
+            return make(*arguments)
+        if len(there) > 1:
+            raise ValueError(f"patterns lie on {' and '.join(sorted(there))}; take them to one place first, as by "
+                             f"pattern.to({min(there)!r})")
+        return make(*map(_on_cpu, arguments)).to(*there)
+
+    return run
+
+
+def _patterns(arguments):
+    """The patterns among arguments; those without parts are at home everywhere."""
+    for x in arguments:
+        if isinstance(x, (list, tuple)):
+            yield from _patterns(x)
+        elif getattr(x, "parts", ()):
+            yield x
+
+
+def _on_cpu(x):
+    if isinstance(x, (list, tuple)):
+        return type(x)(map(_on_cpu, x))
+    return x.to("cpu") if hasattr(x, "parts") else x
 
 
 def _gpu_arrays(record):

@@ -4,10 +4,12 @@ import numpy as np
 
 from sparseattn.index_ops.assemble import Place, assembled, by_kind
 from sparseattn.pattern import checking
+from sparseattn.pattern.devices import structural
 from sparseattn.pattern.slicing import check_alike
 from sparseattn.structure import Order, Ranges
 
 
+@structural
 def block_diagonal(patterns):
     """Patterns behind each other, along queries and keys at once."""
     patterns = list(patterns)

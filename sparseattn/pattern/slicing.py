@@ -11,6 +11,7 @@ from sparseattn.index_ops.assemble import Place, assembled, by_kind
 from sparseattn.index_ops.axes import placed, places, select
 from sparseattn.index_ops.cells import from_cells, to_cells
 from sparseattn.index_ops.relocate import Window, relocate
+from sparseattn.pattern.devices import structural
 from sparseattn.structure import Order, Ranges
 
 AXES = ("batch", "heads", "queries", "keys")
@@ -74,6 +75,7 @@ def _entries(part, pattern, batch, heads):
     return chosen if chosen.heads is about else replace(chosen, heads=about)
 
 
+@structural
 def concatenate(patterns, axis):
     """Patterns side by side along 0 batch, 1 heads, 2 queries or 3 keys."""
     patterns = list(patterns)

@@ -14,6 +14,7 @@ from sparseattn.index_ops.counting import count_by_head
 from sparseattn.kernels.numba_cpu.cost import copies, part_seconds
 from sparseattn.pattern import Pattern
 from sparseattn.profiling.candidates import Candidate
+from sparseattn.xp import device_of, finish
 
 DENSE = Candidate("dense", "dense")
 RUNS = 3  # the best of these is a measured time
@@ -103,11 +104,14 @@ def _measured(candidate, profile):
         raise ValueError('cost="measured" runs the candidates on q, k and v, which this profile does not hold; use '
                          '"time", or profile again')
     q, k, v = profile.q, profile.k, profile.k if profile.v is None else profile.v
-    static = None if candidate.dynamic else candidate.build(q, k, profile.causal, profile.scale)
+    def built():
+        return candidate.build(q, k, profile.causal, profile.scale).to(device_of(q))
+
+    static = None if candidate.dynamic else built()
     seconds = []
     for _ in range(1 + RUNS):
         begin = perf_counter()
-        pattern = static or candidate.build(q, k, profile.causal, profile.scale)
-        attend(q, k, v, pattern, scale=profile.scale)
+        attend(q, k, v, static or built(), scale=profile.scale)
+        finish(q)
         seconds.append(perf_counter() - begin)
     return min(seconds[1:]) / (q.shape[0] * q.shape[1])

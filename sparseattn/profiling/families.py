@@ -75,7 +75,7 @@ def top_blocks(q, k, causal, scale, *, block, n, near):
 def pages(q, k, causal, scale, *, page, n, size):
     """The `n` pages of keys of the largest bounds on their scores, and a window of `size` keys."""
     chosen = patterns.quest(q, k, page_size=page, token_budget=page * n)
-    return chosen | window(q, k, causal, scale, size=size)
+    return chosen.to("cpu") | window(q, k, causal, scale, size=size)
 
 
 def vertical_slash(q, k, causal, scale, *, vertical, slash):

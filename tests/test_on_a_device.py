@@ -1,0 +1,83 @@
+"""Work on CuPy arrays: patterns joined and sliced, profiles, recommendations. Without a GPU on a stand-in."""
+
+import numpy as np
+import pytest
+
+import sparseattn as sa
+import strict_cupy
+from sparseattn import Pattern, patterns
+
+N = 96
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """CuPy if it finds a GPU, else the stand-in."""
+    try:
+        import cupy
+
+        if cupy.cuda.runtime.getDeviceCount():
+            return cupy
+    except Exception:  # no CuPy, or no driver
+        pass
+    return strict_cupy.install(monkeypatch)
+
+
+JOINED = {
+    "|": lambda a, b: a | b, "&": lambda a, b: a & b, "-": lambda a, b: a - b, "T": lambda a, b: a.T,
+    "slice": lambda a, b: a[:, :, 5:50, :60], "reblock": lambda a, b: a.reblock(16),
+    "per_head": lambda a, b: Pattern.per_head([a, b]), "per_batch": lambda a, b: Pattern.per_batch([a, b]),
+    "concatenate": lambda a, b: Pattern.concatenate([a, b], 3),
+    "block_diagonal": lambda a, b: Pattern.block_diagonal([a, b]),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_patterns_stay_on_their_device(name, cupy):
+    pair = patterns.causal(N), patterns.strided(N, stride=7)
+    there = JOINED[name](*(p.to("cuda") for p in pair))
+    assert there.device.startswith("cuda")
+    assert there.to("cpu") == JOINED[name](*pair)
+    assert there.same_pairs(there) and not there.same_pairs(patterns.dense(N).to("cuda"))
+
+
+def test_patterns_of_two_devices_are_refused(cupy):
+    with pytest.raises(ValueError, match=r"patterns lie on cpu and cuda:0; .*pattern.to\('cpu'\)"):
+        patterns.causal(N).to("cuda") | patterns.dense(N)
+    with pytest.raises(ValueError, match="lie on cpu and cuda:0"):
+        Pattern.per_head([patterns.causal(N), patterns.dense(N).to("cuda")])
+    nothing = Pattern.from_mask(np.zeros((N, N), bool))
+    assert (patterns.causal(N).to("cuda") | nothing).device == "cuda:0"
+
+
+@pytest.fixture
+def heads():
+    """q, k, v of a head that looks nearby, one at a few keys, and two at random."""
+    q, k, v = (np.random.default_rng(i).standard_normal((2, 4, N, 16)).astype(np.float32) for i in range(3))
+    angles = np.arange(N)[:, None] * np.linspace(0.2, 2, 8)
+    q[:, 0] = k[:, 0] = 3 * np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    q[:, 1], k[:, 1, ::11] = 2, 2
+    return q, k, v
+
+
+def test_a_profile_and_what_it_recommends(cupy, heads):
+    there = [cupy.asarray(x) for x in heads]
+    found, wanted = (sa.profile(*x, causal=True) for x in (there, heads))
+    for name in ("entropy", "distance", "oracle_recall", "recall"):
+        np.testing.assert_allclose(getattr(found.rows, name), getattr(wanted.rows, name), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.output_error, wanted.output_error, rtol=1e-2, atol=1e-4)
+    ours, theirs = sa.recommend(found), sa.recommend(wanted)
+    assert [head.choice for head in ours.heads] == [head.choice for head in theirs.heads]
+    assert len({head.choice for head in ours.heads}) > 1
+    pattern = ours.build(*there[:2])
+    assert pattern.device.startswith("cuda") and pattern.to("cpu").same_pairs(theirs.build(*heads[:2]))
+    assert ours.pattern.same_pairs(pattern)
+    out = sa.attend(*there, pattern)
+    assert np.abs(out.get() - sa.attend(*heads, theirs.pattern)).max() < 1e-4
+
+
+def test_measured_times(cupy, heads):
+    near = patterns.sliding_window(N, left=9)
+    profile = sa.profile(*map(cupy.asarray, heads), causal=True, candidates=[near, patterns.causal(N)])
+    chosen = sa.recommend(profile, cost="measured", max_error=0.5)
+    assert all(head.share > 0 for head in chosen.heads)
