@@ -1,11 +1,16 @@
 """Work on CuPy arrays: patterns joined and sliced, profiles, recommendations. Without a GPU on a stand-in."""
 
+import functools
+import sys
+
 import numpy as np
 import pytest
 
 import sparseattn as sa
 import strict_cupy
 from sparseattn import Pattern, patterns
+from sparseattn.kernels.gpu.usable import why_no_gpu
+from sparseattn.profiling import families
 
 N = 96
 
@@ -13,14 +18,7 @@ N = 96
 @pytest.fixture
 def cupy(monkeypatch):
     """CuPy if it finds a GPU, else the stand-in."""
-    try:
-        import cupy
-
-        if cupy.cuda.runtime.getDeviceCount():
-            return cupy
-    except Exception:  # no CuPy, or no driver
-        pass
-    return strict_cupy.install(monkeypatch)
+    return sys.modules["cupy"] if why_no_gpu() is None else strict_cupy.install(monkeypatch)
 
 
 JOINED = {
@@ -74,6 +72,16 @@ def test_a_profile_and_what_it_recommends(cupy, heads):
     assert ours.pattern.same_pairs(pattern)
     out = sa.attend(*there, pattern)
     assert np.abs(out.get() - sa.attend(*heads, theirs.pattern)).max() < 1e-4
+
+
+CHOOSING = {"top_keys": {"n": 8}, "top_blocks": {"block": 16, "n": 3, "near": 1},
+            "pages": {"page": 16, "n": 3, "size": 16}, "vertical_slash": {"vertical": 8, "slash": 8}}
+
+
+@pytest.mark.parametrize("name", families.DYNAMIC)
+def test_families_that_look_at_the_arrays(name, cupy, heads):
+    build = functools.partial(families.DYNAMIC[name], causal=True, scale=None, **CHOOSING[name])
+    assert build(*map(cupy.asarray, heads[:2])).to("cpu").same_pairs(build(*heads[:2]))
 
 
 def test_measured_times(cupy, heads):
