@@ -39,6 +39,11 @@ def test_patterns_stay_on_their_device(name, cupy):
     assert there.same_pairs(there) and not there.same_pairs(patterns.dense(N).to("cuda"))
 
 
+def test_words_say_where_a_pattern_is(cupy):
+    pattern = patterns.causal(N)
+    assert repr(pattern.to("cuda")).splitlines()[0] == repr(pattern).splitlines()[0] + ", on cuda:0"
+
+
 def test_patterns_of_two_devices_are_refused(cupy):
     with pytest.raises(ValueError, match=r"patterns lie on cpu and cuda:0; .*pattern.to\('cpu'\)"):
         patterns.causal(N).to("cuda") | patterns.dense(N)

@@ -8,8 +8,9 @@ def describe(pattern):
     n_q, n_k = pattern.shape
     axes = [f"{n} {name}" for n, name in ((pattern.batch, "batch items"), (pattern.n_heads, "heads")) if n > 1]
     whose = " x ".join(axes) if axes else "shared by all heads"
-    head = f"Pattern {n_q} x {n_k}, {whose}: {amount(pattern.nnz)} pairs ({pattern.density:.2%})"
-    return "\n".join([head] + ["  " + _part(p) for p in pattern.parts])
+    place = "" if pattern.device == "cpu" else f", on {pattern.device}"
+    head = f"Pattern {n_q} x {n_k}, {whose}: {amount(pattern.nnz)} pairs ({pattern.density:.2%}){place}"
+    return "\n".join([head] + ["  " + _part(p) for p in pattern.to("cpu").parts])
 
 
 def _part(part):
