@@ -7,7 +7,7 @@ import functools
 from typing import Any
 
 from sparseattn.options import Term
-from sparseattn.xp import compute_dtype, library, namespace
+from sparseattn.xp import compute_dtype, gpu_of, library, namespace
 
 Array = Any
 
@@ -191,8 +191,7 @@ class Labels(_Distances):
 
 def _place(x):
     """Where an array is, as the functions below take it: its library, and for CuPy the number of its GPU."""
-    xp = namespace(x)
-    return xp, x.data.device_id if xp.__name__ == "cupy" else None
+    return namespace(x), gpu_of(x)
 
 
 @functools.lru_cache(1000)

@@ -55,6 +55,11 @@ def device_of(x):
     return x.device if library(x) == "cupy" else "cpu"
 
 
+def gpu_of(x) -> int | None:
+    """The number of the GPU that an array is on, None on the CPU."""
+    return x.data.device_id if library(x) == "cupy" else None
+
+
 def finish(x):
     """Wait for what the GPU of a CuPy array was asked to do before, so that a clock may be read."""
     if library(x) == "cupy":

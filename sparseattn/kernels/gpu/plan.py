@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sparseattn.structure import Array
-from sparseattn.xp import address
+from sparseattn.xp import address, gpu_of
 
 MOST = 64  # plans that a pattern keeps
 
@@ -45,9 +45,8 @@ def plan_of(pattern, kind, arrays, make) -> Plan:
     """The plan of a kind of call, a key or None for one that is not met again, on arrays laid out like these."""
     if kind is None:
         return make()
-    first = next(iter(arrays.values()))  # a pattern without parts is the same on every GPU, its kernels are not
-    device = getattr(first.data, "device_id", None)
-    key = kind, device, tuple([(x.shape, x.strides, x.dtype, address(x) % 16) for x in arrays.values()])
+    gpu = gpu_of(arrays["q"])  # a pattern without parts is the same on every GPU, its kernels are not
+    key = kind, gpu, tuple([(x.shape, x.strides, x.dtype, address(x) % 16) for x in arrays.values()])
     kept = pattern.memo.get("gpu plans", dict)
     plan = kept.get(key)
     if plan is None:

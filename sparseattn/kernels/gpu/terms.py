@@ -52,8 +52,9 @@ class Shaping(NamedTuple):
         if self.draws != NO_DRAWS:
             return None
         b = self.bias
-        numbers = () if b is None else (b.low, b.high, b.q_step, b.k_step, b.gradient)
-        return self.softcap, *self.constants.values(), *numbers
+        if b is None:
+            return self.softcap, self.constants["SHAPED"]
+        return self.softcap, *self.constants.values(), b.low, b.high, b.q_step, b.k_step, b.gradient
 
     @property
     def arrays(self):
