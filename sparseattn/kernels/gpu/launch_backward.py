@@ -7,8 +7,9 @@ import math
 from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.arrays import constants_of, converter, readable
 from sparseattn.kernels.gpu.plan import Plan, contiguous_steps, plan_of
+from sparseattn.kernels.gpu.summed import Summed
 from sparseattn.kernels.gpu.target import bucket_of
-from sparseattn.kernels.gpu.terms import BiasGradient, SinkGradient, WholeSums, shaping
+from sparseattn.kernels.gpu.terms import shaping
 from sparseattn.xp import namespace
 
 # by kv: stationary arrays, moving arrays, results, and what each result is the gradient of
@@ -20,40 +21,21 @@ def backward(target, dout, q, k, v, out, lse, pattern, scale, dlse, options):
     xp = namespace(q)
     arrays = {"dout": dout, "q": q, "k": k, "v": v, "out": out}
     shaped = shaping(options, scale, pattern, *q.shape[:2])
-    gradients = _Gradients(options, shaped)
+    summed = Summed(options, shaped)
     kind = None if shaped.kind is None else ("backward", target.name, shaped.kind, scale, options.sinks is not None)
-    plan = plan_of(pattern, kind, arrays, lambda: _plan(target, arrays, pattern, scale, shaped, gradients.constants()))
+    plan = plan_of(pattern, kind, arrays, lambda: _plan(target, arrays, pattern, scale, shaped, summed.constants()))
     for name in plan.copied:
         arrays[name] = readable(arrays[name])
     stats = xp.empty((*q.shape[:3], 2), xp.float32)
     arrays.update(lse=xp.ascontiguousarray(lse), dlse=None if dlse is None else xp.ascontiguousarray(dlse), stats=stats,
-                  gradients=gradients, **shaped.arrays)
+                  summed=summed, **shaped.arrays)
     for name, (like, wide, zeros) in plan.begins.items():
         arrays[name] = (xp.zeros if zeros else xp.empty)(arrays[like].shape, xp.float32 if wide else q.dtype)
     plan.run(xp, arrays)
     dq, dk, dv = (arrays[name].astype(q.dtype, copy=False) for name in ("dq", "dk", "dv"))
-    dvalues = gradients.bias.finish(arrays["sums"]) if gradients.bias else None
-    dsinks = gradients.sinks.finish(arrays) if gradients.sinks else None
+    dvalues = summed.bias.finish(arrays["sums"]) if summed.bias else None
+    dsinks = summed.sinks.finish(arrays) if summed.sinks else None
     return dq, dk, dv, dvalues, dsinks
-
-
-class _Gradients:
-    """Those of a call that are summed over rows and tiles."""
-
-    def __init__(self, options, shaped):
-        self.whole = WholeSums(shaped.draws[1])
-        self.bias = None if shaped.bias is None else BiasGradient(options.bias, shaped.bias, self.whole)
-        self.sinks = None if options.sinks is None else SinkGradient(options.sinks, self.whole)
-
-    def constants(self):
-        """What kernels are told of them."""
-        return {"BIAS_GRAD": self.bias.bias.gradient if self.bias else 0, "ROW_SUMS": int(self.sinks is not None)}
-
-    def begin(self, arrays):
-        """Add what the kernels add up in to the arrays of the call, which hold `stats` by now."""
-        for gradient in (self.whole, self.bias, self.sinks):
-            if gradient:
-                gradient.begin(arrays)
 
 
 def _plan(target, given, pattern, scale, shaped, summed):
@@ -76,7 +58,7 @@ def _plan(target, given, pattern, scale, shaped, summed):
     if any(summed.values()):
         for x in ("dout", "v"):
             add_dots(x, x, None, None, plan.memory(f"{x} squares", (*arrays[x].shape[:3], 2)))
-        plan.launches.append(lambda arrays: arrays["gradients"].begin(arrays))
+        plan.launches.append(lambda arrays: arrays["summed"].begin(arrays))
     for kv in (0, 1):
         structures = layout.backward_structures(pattern.to("cpu"), target, bits, bucket, kv)
         walks = [walk for structure in structures for walk in layout.walks(

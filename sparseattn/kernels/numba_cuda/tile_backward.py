@@ -127,7 +127,7 @@ def make(c: Constants):
                                 dvalues[at] = d[i, j]
                             else:
                                 cuda.atomic.add(dvalues, at, whole(d[i, j], grain))
-            if row_summed:
+            if row_summed:  # here, since the simulator knows `cuda.atomic` in kernels alone
                 for i in range(own):
                     total, x = ZERO, x_tokens[row + i]
                     for j in range(COLUMNS):
