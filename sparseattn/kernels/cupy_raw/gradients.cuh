@@ -139,6 +139,11 @@ struct StepSums {
 };
 #endif
 #if ROW_SUMS
-// The sum of a query's dS, which a sink's gradient needs, added to that of the call.
-__device__ __forceinline__ void add_row_sum(float sum, u64* to, double grain) { atomicAdd(to, (u64)__double2ll_rn(sum * grain)); }
+// The sum of a query's dS, which a sink's gradient needs, added to that of the call where the row is `there`; of it each
+// thread of a quad has a part. Called by whole warps.
+__device__ __forceinline__ void add_row_sum(float part, bool there, u64* to, double grain) {
+  part += __shfl_xor_sync(~0u, part, 1);
+  part += __shfl_xor_sync(~0u, part, 2);
+  if (threadIdx.x % 4 == 0 && there) atomicAdd(to, (u64)__double2ll_rn(part * grain));
+}
 #endif

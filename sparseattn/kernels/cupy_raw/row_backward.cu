@@ -153,10 +153,10 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
     wait_for<STAGES - 1>();
     __syncthreads();
     const int buffer = step % STAGES, ring = step % RING * COLS + first_col + 2 * c;
-    const u32 t1 = y_tiles + buffer * 2 * Y_BYTES + first_col * ROW_BYTES, t2 = t1 + Y_BYTES;
+    const Tile t1 = tile_at(y_tiles + buffer * 2 * Y_BYTES, COLS).from(first_col), t2 = tile_at(y_tiles + (buffer * 2 + 1) * Y_BYTES, COLS).from(first_col);
     float s[1][OWN / 2], d[1][OWN / 2];
-    scores<1, OWN>(s, shared, first_row, t1, lane);
-    scores<1, OWN>(d, shared + X_BYTES, first_row, t2, lane);
+    scores<1, OWN>(s, tile_at(shared, ROWS), first_row, t1, lane);
+    scores<1, OWN>(d, tile_at(shared + X_BYTES, ROWS), first_row, t2, lane);
 
     // bit 2 j + i: the pair of the thread's row and moving row 8 j + 2 c + i is attended
     u32 attended[2] = {0, 0};
@@ -239,12 +239,8 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
   wait_for<0>();
 #if ROW_SUMS
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    float sum = row_sum[h];
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    if (c == 0 && t[h] >= 0) add_row_sum(sum, row_sums + ((i64)batch * n_heads + head_of(row + 8 * h)) * n_x + t[h], grain[0]);
-  }
+  for (int h = 0; h < 2; h++)
+    add_row_sum(row_sum[h], t[h] >= 0, row_sums + ((i64)batch * n_heads + head_of(row + 8 * h)) * n_x + t[h], grain[0]);
 #endif
 
   // the warps' results take the place of the tiles, then whole rows are written

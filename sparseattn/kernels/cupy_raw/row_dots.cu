@@ -4,53 +4,53 @@
 // arXiv:2307.08691, section 3.1). A row that attends nothing (lse = -inf) gets {+inf, 0}, so that its weights are 0 in the
 // backward. Without lse only delta counts; a sum that is no number is 0 then: what the lengths of rows are made of.
 //
-// Grid: enough blocks for all rows. 128 threads, PER_ROW (a power of two) of them a row, 16 bytes at a time: a thread
-// block has 128 / PER_ROW rows, PER_ROW = the greatest power of two <= min(32, HEAD_DIM * BITS / 128).
-// shared: 0
-constexpr int PER_ROW = CHUNKS >= 32 ? 32 : CHUNKS >= 16 ? 16 : CHUNKS >= 8 ? 8 : 4;
+// The sums are the diagonals of products of tiles, since dP is added up in just that way: where a query attends one key,
+// delta equals dP, and its gradient is 0 as it should be.
+//
+// Grid: (tiles of ROWS queries, batch * n_heads). Threads: 2 * ROWS, a warp for 16 rows.
+// shared: 2 * ROWS * (HEAD_DIM * BITS / 8 + 16)
+constexpr int THREADS = 2 * ROWS;
 
-// sum + x y; the out y of a query without keys is 0, whatever its dout x holds
-__device__ __forceinline__ float plus(float sum, float x, float y) { return y == 0.f ? sum : fmaf(x, y, sum); }
-__device__ __forceinline__ float dot_chunk(const element* x, const element* y, int c, int width) {
-  float sum = 0.f;
-#if WIDE
-  if (c * CHUNK >= width) return 0.f;
-  const uint4 u = *(const uint4*)(x + c * CHUNK), v = *(const uint4*)(y + c * CHUNK);
-  const u32 a[4] = {u.x, u.y, u.z, u.w}, b[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-#if BITS == 16
-    const float2 f = unpack2(a[i]), g = unpack2(b[i]);
-    sum = plus(plus(sum, f.y, g.y), f.x, g.x);
-#else
-    sum = plus(sum, __uint_as_float(a[i]), __uint_as_float(b[i]));
-#endif
+// Whether a row of a tile holds zeros alone, of either sign.
+__device__ __forceinline__ bool is_zero(const Tile& tile, int row) {
+  u32 any = 0;
+  for (int c = 0; c < CHUNKS; c++) {
+    u32 w[4];
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "r"(chunk_at(tile.at, row, c)) : "memory");
+    any |= w[0] | w[1] | w[2] | w[3];
   }
-#else
-#pragma unroll
-  for (int i = 0; i < CHUNK; i++)
-    if (c * CHUNK + i < width) sum = plus(sum, widened(x[c * CHUNK + i]), widened(y[c * CHUNK + i]));
-#endif
-  return sum;
+  return !(any & 0x7fff7fffu);
 }
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(THREADS)
 row_dots(Rows<const element> dout, Rows<const element> out, const float* lse, const float* dlse, int batch, int n_heads, int n_queries, int v_dim,
          float unit, float2* stats) {
-  const u32 row = blockIdx.x * (128 / PER_ROW) + threadIdx.x / PER_ROW;   // there are fewer than 2^31
-  if (row >= (u32)batch * n_heads * n_queries) return;                    // groups of PER_ROW threads leave together
-  const u32 place = row / n_queries, query = row % n_queries, b = place / n_heads, h = place % n_heads;
-  const element *x = dout.at(b, h) + query * dout.token, *y = out.at(b, h) + query * out.token;
-  float sum = 0.f;
+  extern __shared__ __align__(128) unsigned char tiles[];
+  const Tile x = tile_at(shared_address(tiles), ROWS), y = tile_at(x.at + TILE_BYTES<ROWS>, ROWS);
+  const int b = blockIdx.y / n_heads, h = blockIdx.y % n_heads, first = blockIdx.x * ROWS;
+  auto token = [&](int r) { return first + r < n_queries ? first + r : -1; };
+  load_tile<ROWS, THREADS>(x.at, dout.at(b, h), dout.token, v_dim, token);
+  load_tile<ROWS, THREADS>(y.at, out.at(b, h), out.token, v_dim, token);
+  commit();
+  wait_for<0>();
+  split_tile<ROWS, THREADS>(x);
+  split_tile<ROWS, THREADS>(y);
+  __syncthreads();
+
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16, r = lane / 4;
+  float s[1][8];
+  scores<1, 16>(s, x, row, y.from(row), lane);
+  if (lane % 4 != r / 2) return;   // the thread has pairs {r, r} and {r + 8, r + 8}
 #pragma unroll
-  for (int c = 0; c < CHUNKS; c += PER_ROW)
-    if (c + threadIdx.x % PER_ROW < CHUNKS) sum += dot_chunk(x, y, c + threadIdx.x % PER_ROW, v_dim);
-  const u32 group = (PER_ROW == 32 ? ~0u : (1u << PER_ROW % 32) - 1) << threadIdx.x % 32 / PER_ROW * PER_ROW;
-#pragma unroll
-  for (int d = PER_ROW / 2; d; d /= 2) sum += __shfl_xor_sync(group, sum, d);
-  if (threadIdx.x % PER_ROW) return;
-  if (!lse) { stats[row] = make_float2(0.f, fabsf(sum) < POS_INF ? sum : 0.f); return; }
-  const float e = lse[row];
-  const float lse2 = (float)(e * ((double)(unit * LOG2E) / unit));
-  stats[row] = e == NEG_INF ? make_float2(POS_INF, 0.f) : make_float2(lse2, dlse ? sum - dlse[row] : sum);
+  for (int i = 0; i < 2; i++) {
+    const int own = row + r + 8 * i;
+    if (token(own) < 0) continue;
+    float sum = r % 2 ? s[0][6 * i + 1] : s[0][6 * i];
+    if (sum != sum && is_zero(y, own)) sum = 0.f;   // the out of a query without keys is 0, whatever its dout holds
+    const i64 at = (i64)blockIdx.y * n_queries + token(own);
+    if (!lse) { stats[at] = make_float2(0.f, fabsf(sum) < POS_INF ? sum : 0.f); continue; }
+    const float e = lse[at];
+    const float lse2 = (float)(e * ((double)(unit * LOG2E) / unit));
+    stats[at] = e == NEG_INF ? make_float2(POS_INF, 0.f) : make_float2(lse2, dlse ? sum - dlse[at] : sum);
+  }
 }

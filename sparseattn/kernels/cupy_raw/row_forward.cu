@@ -93,10 +93,10 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
     if (thread < COLS) { key = find(next); next = look(step + STAGES + 1); }
     wait_for<STAGES - 1>();
     __syncthreads();
-    const u32 own = y_tiles + step % STAGES * 2 * Y_BYTES + warp * OWN * ROW_BYTES;
+    const Tile keys = tile_at(y_tiles + step % STAGES * 2 * Y_BYTES, COLS).from(warp * OWN), own_values = tile_at(y_tiles + (step % STAGES * 2 + 1) * Y_BYTES, COLS).from(warp * OWN);
     const int* t = tokens + step % RING * COLS + warp * OWN + 2 * c;
     float s[1][OWN / 2];
-    scores<1, OWN>(s, shared, 0, own, lane);
+    scores<1, OWN>(s, tile_at(shared, HEADS), 0, keys, lane);
 #if SOFTCAP
     cap(s[0]);
 #elif SHAPED
@@ -126,7 +126,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
       for (int i = 0; i < 4; i++)
         if (is_dropped(options, sides[i / 2], key_side(y_codes, y_step, t[8 * j + i % 2]))) s[0][4 * j + i] = 0.f;
 #endif
-    accumulate<1, OWN, D>(o, s, own + Y_BYTES, 0, lane);
+    accumulate<1, OWN, D>(o, s, own_values, 0, lane);
     // the ring's place of the step before this one, which all warps have left
     if (thread < COLS) tokens[(step + STAGES) % RING * COLS + thread] = key.attended();
     __syncthreads();

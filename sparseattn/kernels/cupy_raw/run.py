@@ -29,7 +29,7 @@ def bind(memory, name, constants, grid, arguments, steps):
 
     own = tuple([constants[key] for key in CONSTANTS[name]])
     made, threads, shared, slices = _prepared(memory, name, own, module.current_device())
-    return module.Launch(made, _whole_grid(name, grid, constants, threads, slices), threads, shared, arguments, steps)
+    return module.Launch(made, _whole_grid(name, grid, threads, slices), threads, shared, arguments, steps)
 
 
 @functools.cache
@@ -43,9 +43,9 @@ def _prepared(memory, name, values, device):
     return made, shape.threads, shape.shared, shape.slices
 
 
-def _whole_grid(name, grid, constants, threads, slices):
+def _whole_grid(name, grid, threads, slices):
     if name == "row_dots":
-        return -(-grid[0] // shapes.dot_rows(constants, threads)), 1, 1
+        return -(-grid[0] // (threads // 2)), grid[1], 1
     return grid[0], grid[1], slices
 
 

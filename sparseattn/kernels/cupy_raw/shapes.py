@@ -15,20 +15,19 @@ BLOCK_Y = 64  # moving slots of a block
 THREADS = 128  # of the kernels that have no tiles of their own size
 SPREAD = 8  # thread blocks that share the rows of a cut tile when its pieces are added
 
-# (bits, columns): (stationary rows, the preferred number first), moving rows of a step, thread blocks an SM has room
-# for, whether keys and values are split once for all warps
+# (bits, columns): (stationary rows, the preferred number first), moving rows of a step, thread blocks an SM has room for
 FORWARD = {
-    (16, 32): ((128, 64), 64, 2, 0), (16, 64): ((128, 64), 64, 2, 0), (16, 96): ((128, 64), 64, 2, 0),
-    (16, 128): ((128, 64), 64, 2, 0), (16, 192): ((128, 64), 32, 1, 0), (16, 256): ((128, 64), 32, 1, 0),
-    (32, 32): ((128, 64), 64, 1, 1), (32, 64): ((128, 64), 64, 1, 1), (32, 96): ((128, 64), 64, 1, 0),
-    (32, 128): ((128, 64), 32, 1, 1), (32, 192): ((64,), 32, 1, 0), (32, 256): ((64,), 32, 1, 0),
+    (16, 32): ((128, 64), 64, 2), (16, 64): ((128, 64), 64, 2), (16, 96): ((128, 64), 64, 2), (16, 128): ((128, 64), 64, 2),
+    (16, 192): ((128, 64), 32, 1), (16, 256): ((128, 64), 32, 1),
+    (32, 32): ((128, 64), 64, 1), (32, 64): ((128, 64), 64, 1), (32, 96): ((128, 64), 64, 1), (32, 128): ((128, 64), 64, 1),
+    (32, 192): ((128, 64), 32, 1), (32, 256): ((128, 64), 32, 1),
 }
 # (bits, columns): stationary rows, moving rows of a step, tiles of them, warps that share a row's columns
 BACKWARD = {
     (16, 32): ((128, 64), 64, 2, 1), (16, 64): ((128, 64), 64, 2, 1), (16, 96): ((128, 64), 64, 2, 1),
     (16, 128): ((128, 64), 64, 2, 1), (16, 192): ((64,), 64, 1, 2), (16, 256): ((64,), 64, 1, 2),
-    (32, 32): ((64,), 64, 2, 1), (32, 64): ((64,), 32, 2, 2), (32, 96): ((64,), 32, 2, 2),
-    (32, 128): ((64,), 32, 2, 2), (32, 192): ((64,), 32, 1, 2), (32, 256): ((32,), 32, 1, 2),
+    (32, 32): ((128, 64), 64, 2, 1), (32, 64): ((128, 64), 64, 2, 1), (32, 96): ((128, 64), 32, 2, 1),
+    (32, 128): ((128, 64), 32, 2, 1), (32, 192): ((64,), 32, 1, 2), (32, 256): ((64,), 32, 1, 2),
 }
 # (bits, columns): by stationary rows: moving rows of a step, tiles of them, thread blocks an SM has room for
 ROW_FORWARD = {
@@ -47,16 +46,18 @@ ROW_BACKWARD = {
     (32, 192): {64: (32, 1, 2), 16: (32, 2, 2)}, (32, 256): {64: (16, 1, 2), 16: (32, 1, 2)},
 }
 
-# The same where those do not fit: all GPUs of compute capability 8.0 or newer allow 99 KB. Chosen by what memory and
-# registers hold, not measured. Two of float32 have no memory for all options there: (32, 192) forward none for labels
+# The same where those do not fit into the 163 KB that GPUs of compute capability 8.0 allow, then where these do not fit
+# into the 99 KB that all newer ones allow. Chosen by what memory and registers hold, not measured. Of 99 KB, two of float32 have no memory for all options: (32, 192) forward none for labels
 # with codes of 64 bits, (32, 256) backward none for a table's gradient and for dropout beside labels or such codes.
+MEDIUM_FORWARD = {(32, 256): ((64,), 32, 1)}
+MEDIUM_BACKWARD = {(32, 128): ((64,), 32, 2, 2), (32, 256): ((32,), 32, 1, 2)}
 SMALL_FORWARD = {
-    (16, 256): ((64,), 32, 1, 0), (32, 64): ((128, 64), 32, 1, 1), (32, 96): ((128, 64), 32, 1, 0),
-    (32, 128): ((64,), 32, 1, 0), (32, 256): ((16,), 32, 1, 0),
+    (16, 256): ((64,), 32, 1), (32, 96): ((128, 64), 32, 1), (32, 128): ((64,), 32, 1), (32, 192): ((64,), 32, 1),
+    (32, 256): ((16,), 32, 1),
 }
 SMALL_BACKWARD = {
     (16, 96): ((128, 64), 64, 1, 1), (16, 128): ((128, 64), 32, 1, 1), (16, 192): ((64,), 32, 1, 2),
-    (16, 256): ((32,), 32, 1, 2), (32, 96): ((64,), 32, 1, 2), (32, 128): ((32,), 32, 1, 2),
+    (16, 256): ((32,), 32, 1, 2), (32, 64): ((64,), 32, 2, 1), (32, 96): ((64,), 32, 1, 1), (32, 128): ((32,), 32, 1, 2),
     (32, 192): ((16,), 32, 1, 2), (32, 256): ((16,), 32, 1, 1),
 }
 SMALL_ROW_FORWARD = {
@@ -87,8 +88,10 @@ def rows(memory, name, bits, columns, kv):
 
 def shape_of(memory, name, constants) -> Shape:
     """The shape of a kernel with these constants."""
+    if name == "row_dots":
+        return _row_dots(constants)
     if name not in _KERNELS:
-        return Shape({}, THREADS, slices=1 if name == "row_dots" else SPREAD)
+        return Shape({}, THREADS, slices=SPREAD)
     shape = _KERNELS[name][0](_entry(memory, name, constants["BITS"], constants["HEAD_DIM"]), constants)
     return _staged(shape, constants, memory) if name == "tile_forward" and constants.get("BIAS") == BY_CODE else shape
 
@@ -133,12 +136,11 @@ def _places(c, cols):
 
 
 def _tile_forward(entry, c):
-    _, cols, ctas, pairs = entry
-    row_bytes, warp_rows = _row_bytes(c), 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
-    tiles = cols * row_bytes + 2 * cols * c["HEAD_DIM"] * 8 if pairs else 2 * cols * row_bytes
+    _, cols, ctas = entry
+    warp_rows = 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
     words = c["ROWS"] * (cols // 8 + (8 if c["BITS"] == 16 else 0))  # of masks, and codes of rows
-    return Shape({"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": ctas, "PAIRS": pairs}, 32 * c["ROWS"] // warp_rows,
-                 c["ROWS"] * row_bytes + tiles, declared=_declared(cols, 2, 2, words))
+    constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": ctas, "HALVES": int(c["BITS"] == 32)}
+    return Shape(constants, 32 * c["ROWS"] // warp_rows, (c["ROWS"] + 2 * cols) * _row_bytes(c), declared=_declared(cols, 2, 2, words))
 
 
 def _tile_backward(entry, c):
@@ -146,7 +148,8 @@ def _tile_backward(entry, c):
     n = c["ROWS"]
     shared = 2 * (n + stages * cols) * _row_bytes(c) + stages * cols * (8 + n // 8)
     places = _places(c, cols)
-    constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "STAGES": stages, "SLICES": slices, "PLACES": places}
+    constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "STAGES": stages, "SLICES": slices, "PLACES": places,
+                 "HALVES": int(c["BITS"] == 32)}
     return Shape(constants, 2 * n * slices, shared + (4 * n * cols if slices == 2 else 0),
                  declared=_declared(cols, 4, 2, 16 * places + 128))
 
@@ -165,6 +168,11 @@ def _row_backward(entry, c):
                  shared + (stages + 1) * cols * (12 if c["KV"] else 4), slices)
 
 
+def _row_dots(c):
+    rows = 64 if c["HEAD_DIM"] * c["BITS"] <= 4096 else 32
+    return Shape({"ROWS": rows, "HALVES": int(c["BITS"] == 32)}, 2 * rows, 2 * rows * _row_bytes(c))
+
+
 def too_large(name, constants, memory):
     """Why a GPU does not take a kernel that all tables are too large for."""
     return (f"{name} for {constants['HEAD_DIM']} columns of {constants['BITS']} bits needs more shared memory with "
@@ -172,16 +180,10 @@ def too_large(name, constants, memory):
             f"backend='numba_cuda'")
 
 
-def dot_rows(c, threads):
-    """Rows that a thread block of row_dots takes: a row has a power of two of threads, 16 bytes each at least."""
-    each = c["HEAD_DIM"] * c["BITS"] // 128
-    return threads // min(32, 1 << (each.bit_length() - 1))
-
-
 # of each kernel that has tiles: the function of an entry and constants that gives its shape, its tables
 _KERNELS = {
-    "tile_forward": (_tile_forward, FORWARD, SMALL_FORWARD),
-    "tile_backward": (_tile_backward, BACKWARD, SMALL_BACKWARD),
+    "tile_forward": (_tile_forward, FORWARD, MEDIUM_FORWARD, SMALL_FORWARD),
+    "tile_backward": (_tile_backward, BACKWARD, MEDIUM_BACKWARD, SMALL_BACKWARD),
     "row_forward": (_row_forward, ROW_FORWARD, SMALL_ROW_FORWARD),
     "row_backward": (_row_backward, ROW_BACKWARD, SMALL_ROW_BACKWARD),
 }

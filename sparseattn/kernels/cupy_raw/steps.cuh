@@ -314,8 +314,12 @@ template <int N, class Pair> __device__ __forceinline__ void write_row(element* 
 #endif
 }
 
-// The natural logarithm of a row's sum l of weights e^(unit (s - m)).
-__device__ __forceinline__ float log_sum(float m, float l, float unit) { return l == 0.f ? NEG_INF : fmaf(m, unit, logf(l)); }
+// The natural logarithm of a row's sum l of weights e^(unit (s - m)). What online_softmax takes off exponents is rounded, so
+// all weights are too large by the same factor.
+__device__ __forceinline__ float log_sum(float m, float l, float unit) {
+  const float c = unit * LOG2E, taken = __fmul_rn(m, c), excess = fabsf(taken) > TOO_LARGE ? 0.f : fmaf(m, c, -taken);
+  return l == 0.f ? NEG_INF : fmaf(m, unit, fmaf(-0.6931472f, excess, logf(l)));
+}
 
 // ---- joining softmaxes ----------------------------------------------------------------------------
 // A row that was attended before, with this logarithm of its sum: `found` becomes that of both, f the factor of the new

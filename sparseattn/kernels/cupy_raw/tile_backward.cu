@@ -22,7 +22,7 @@ constexpr int W = D / SLICES;                    // result columns of a warp
 constexpr int STEPS = BLOCK_Y / COLS;            // of a block
 constexpr int WORDS = COLS / 32;                 // mask words of a row and step
 constexpr int BLOCK_WORDS = BLOCK_Y / 32;
-constexpr int X_BYTES = ROWS * ROW_BYTES, Y_BYTES = COLS * ROW_BYTES;
+constexpr int X_BYTES = TILE_BYTES<ROWS>, Y_BYTES = TILE_BYTES<COLS>;
 constexpr int STATS_AT = 2 * X_BYTES + 2 * STAGES * Y_BYTES;
 constexpr int MASKS_AT = STATS_AT + STAGES * COLS * 8;
 constexpr int SWAP_AT = MASKS_AT + STAGES * ROWS * WORDS * 4;
@@ -90,6 +90,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 
   extern __shared__ __align__(128) unsigned char tiles[];
   const u32 shared = shared_address(tiles), y_tiles = shared + 2 * X_BYTES;
+  const Tile tx1 = tile_at(shared, ROWS), tx2 = tile_at(shared + X_BYTES, ROWS);
   __shared__ Step<COLS> moving[4];
   const int thread = threadIdx.x, lane = thread % 32, c = lane & 3, row = thread / 32 % (ROWS / 16) * 16, slice = thread / (2 * ROWS);
 
@@ -138,8 +139,8 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     if (thread < COLS) { tell(moving[0], first_token, first.y); tell(moving[1], second_token, second.y); }
     block = next_block();
     auto token = [&](int r) { return KV ? x_token(r) : if_loud(x_token(r), place[1]); };
-    load_tile<ROWS, THREADS>(shared, x1.at(batch, place[1]), x1.token, head_dim, token);
-    load_tile<ROWS, THREADS>(shared + X_BYTES, x2.at(batch, place[1]), x2.token, v_dim, token);
+    load_tile<ROWS, THREADS>(tx1.at, x1.at(batch, place[1]), x1.token, head_dim, token);
+    load_tile<ROWS, THREADS>(tx2.at, x2.at(batch, place[1]), x2.token, v_dim, token);
   }
   int t[2];
   float2 row_stats[2];
@@ -212,12 +213,20 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #endif
   const float factor = (SHAPED ? 1.f : scale) * LOG2E;
 
+  if (HALVES && steps) {
+    wait_for<0>();
+    split_tile<ROWS, THREADS>(tx1);
+    split_tile<ROWS, THREADS>(tx2);
+  }
+
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
     const Step<COLS>& present = moving[step & 3];
     const int buffer = step % STAGES;
-    const u32 t1 = y_tiles + buffer * 2 * Y_BYTES, t2 = t1 + Y_BYTES;
+    const Tile t1 = tile_at(y_tiles + buffer * 2 * Y_BYTES, COLS), t2 = tile_at(t1.at + Y_BYTES, COLS);
     wait_for<0>();
+    split_tile<COLS, THREADS>(t1);
+    split_tile<COLS, THREADS>(t2);
     __syncthreads();
     if (STAGES == 2) fetch(step + 1);
     int found = find_token(step + 2, block);
@@ -234,10 +243,10 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #endif
     float s[1][COLS / 2], d[1][COLS / 2];
 #if SLICES == 1
-    scores<1, COLS>(s, shared, row, t1, lane);
-    scores<1, COLS>(d, shared + X_BYTES, row, t2, lane);
+    scores<1, COLS>(s, tx1, row, t1, lane);
+    scores<1, COLS>(d, tx2, row, t2, lane);
 #else
-    scores<1, COLS>(s, shared + slice * X_BYTES, row, t1 + slice * Y_BYTES, lane);
+    scores<1, COLS>(s, slice ? tx2 : tx1, row, slice ? t2 : t1, lane);
     swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
 #endif
 
@@ -350,12 +359,8 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #endif
 #if ROW_SUMS
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    float sum = row_sum[h];
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    if (c == 0 && slice == 0 && t[h] >= 0 && attended[h]) add_row_sum(sum, row_sums + ((i64)batch * n_heads + place[1]) * n_x + t[h], grain[0]);
-  }
+  for (int h = 0; h < 2; h++)
+    add_row_sum(row_sum[h], slice == 0 && t[h] >= 0 && attended[h], row_sums + ((i64)batch * n_heads + place[1]) * n_x + t[h], grain[0]);
 #endif
 #pragma unroll
   for (int h = 0; h < 2; h++)

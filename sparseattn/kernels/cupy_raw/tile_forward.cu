@@ -4,14 +4,9 @@
 // Grid: (most items of a place, places). Threads: 32 for each 16 * M of the ROWS stationary rows (queries). A step is
 // COLS keys: K of the next step is fetched during P V, V during Q K^T. Which tokens a step is about is looked up during
 // the step before, once for all threads.
-// PAIRS = 1, for float32 of few columns: rows are fetched to a place of their own, from where each thread splits what it
-// has fetched (tiles.cuh), so that not every warp has to.
 // STAGED = 1, for a bias of one value a pair: values of a step whose keys and queries lie side by side are fetched like keys.
-// shared: (ROWS + 2 * COLS) * row_bytes, with PAIRS (ROWS + COLS) * row_bytes + 2 * COLS * HEAD_DIM * 8; row_bytes = HEAD_DIM * BITS / 8 + 16; with
-//   STAGED ROWS * (COLS + 8) * 4 more; and 2 Steps and the words of a mask of a fixed size
-#ifndef PAIRS
-#define PAIRS 0
-#endif
+// shared: (ROWS + 2 * COLS) * (HEAD_DIM * BITS / 8 + 16), with STAGED ROWS * (COLS + 8) * 4 more; and 2 Steps and the words of
+//   a mask of a fixed size
 #ifndef STAGED
 #define STAGED 0
 #endif
@@ -19,7 +14,6 @@ constexpr int M = BITS == 16 && D <= 128 ? 2 : 1;    // 16-row tiles of a warp
 constexpr int THREADS = ROWS / (16 * M) * 32;
 constexpr int STEPS = BLOCK_Y / COLS;
 constexpr int WORDS = COLS / 32;
-constexpr int Y_BYTES = COLS * (PAIRS ? D * 8 : ROW_BYTES);
 #ifndef CTAS
 #define CTAS 1
 #endif
@@ -55,7 +49,8 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
   const Options options = {values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, word};
 
   extern __shared__ __align__(128) unsigned char tiles[];
-  const u32 sq = shared_address(tiles), sk = sq + ROWS * ROW_BYTES, sv = sk + Y_BYTES;
+  const u32 shared = shared_address(tiles);
+  const Tile sq = tile_at(shared, ROWS), sk = tile_at(shared + TILE_BYTES<ROWS>, COLS), sv = tile_at(sk.at + TILE_BYTES<COLS>, COLS);
   __shared__ Step<COLS> moving[2];
   __shared__ __align__(8) u32 mask_words[ROWS * WORDS];   // of the present step, where its block has a mask
   const int thread = threadIdx.x, lane = thread % 32, c = lane & 3, row = thread / 32 * 16 * M;
@@ -63,8 +58,8 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
   v.data = v.at(batch, y_head);
 
   auto find_token = [&](int step, int col, int mask) { return moving_token<BLOCK_Y>(y_order, y_at, n_y, live, col, mask, step % STEPS * COLS + thread); };
-  auto fetch = [&](u32 to, const Rows<const element>& from, int width, const Step<COLS>& step) {
-    load_tile<COLS, THREADS>(PAIRS ? sv + Y_BYTES : to, from.data, from.token, width, [&](int r) { return step.tokens[r]; });
+  auto fetch = [&](const Tile& to, const Rows<const element>& from, int width, const Step<COLS>& step) {
+    load_tile<COLS, THREADS>(to.at, from.data, from.token, width, [&](int r) { return step.tokens[r]; });
     commit();
   };
 #if BIAS || DROPOUT
@@ -72,7 +67,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #endif
 #if STAGED
   constexpr int STAGE_ROW = (COLS + 8) * 4, QUADS = COLS / 4;   // bytes of a row of staged values, neighbours in other banks
-  const u32 stage = sv + Y_BYTES;
+  const u32 stage = sv.at + TILE_BYTES<COLS>;
   __shared__ code_t row_codes[ROWS];
   __shared__ int side_by_side[2][COLS / 32];   // whether columns are, of the present step and of the next
   bool in_quads = false;                       // whether rows begin at multiples of 16 bytes
@@ -108,7 +103,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
   if (steps) {
     turn_to(0);
     if (thread < COLS) tell(moving[0], find_token(0, col, mask), mask);
-    load_tile<ROWS, THREADS>(sq, q.at(batch, head), q.token, head_dim, [&](int r) { return token_at(x_order, x_at, item.x * ROWS + r, n_x); });
+    load_tile<ROWS, THREADS>(sq.at, q.at(batch, head), q.token, head_dim, [&](int r) { return token_at(x_order, x_at, item.x * ROWS + r, n_x); });
     __syncthreads();
     fetch(sk, k, head_dim, moving[0]);
   }
@@ -146,26 +141,24 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #endif
   const float unit = SHAPED ? 1.f : scale, factor = unit * LOG2E, slack = 8.f / factor;
 
+  if (HALVES && steps) { wait_for<0>(); split_tile<ROWS, THREADS>(sq); }
+
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
     const Step<COLS>& present = moving[step % 2];
     Step<COLS>& next = moving[(step + 1) % 2];
     turn_to(step + 1);
     wait_for<0>();
-#if PAIRS
-    split_tile<COLS, THREADS, false>(sk, sv + Y_BYTES);
-#endif
+    split_tile<COLS, THREADS>(sk);
     __syncthreads();   // K is there; all are done with V and with `next`
     const int own_mask = present.mask;
     fetch_values(step, present);
     const int found = thread < COLS && step + 1 < steps ? find_token(step + 1, col, mask) : -1;
     float s[M][COLS / 2];
-    scores<M, COLS, PAIRS>(s, sq, row, sk, lane);
+    scores<M, COLS>(s, sq, row, sk, lane);
     if (thread < COLS) tell(next, found, mask);
     wait_for<0>();
-#if PAIRS
-    split_tile<COLS, THREADS, true>(sv, sv + Y_BYTES);
-#endif
+    split_tile<COLS, THREADS>(sv);
     __syncthreads();   // V and `next` are there; all are done with K
     if (step + 1 < steps) fetch(sk, k, head_dim, next);
 #if BIAS || DROPOUT
@@ -221,7 +214,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #if DROPOUT
     drop(s, options, sides, present_columns, lane);
 #endif
-    accumulate<M, COLS, D, PAIRS>(o, s, sv, 0, lane);
+    accumulate<M, COLS, D>(o, s, sv, 0, lane);
 #if BIAS || DROPOUT
     if (thread < COLS) set_columns(step + 1, next_side);
 #endif

@@ -52,7 +52,7 @@ def _plan(target, given, pattern, scale, shaped, summed):
         sizes = arrays[x].shape
         if math.prod(sizes):
             unit = 1.0 if shaped.constants["SHAPED"] else scale
-            plan.launch("row_dots", constants, (math.prod(sizes[:3]),), (x, y, lse, dlse, *sizes, unit, stats))
+            plan.launch("row_dots", constants, (sizes[2], sizes[0] * sizes[1]), (x, y, lse, dlse, *sizes, unit, stats))
 
     add_dots("dout", "out", "lse", "dlse", "stats")
     if any(summed.values()):

@@ -3,7 +3,7 @@ loss by a row's common factor (Dao, "FlashAttention-2", 2023, arXiv:2307.08691, 
 (lse = -inf) gets {+inf, 0}, so that its weights are 0 in the backward. Without lse only delta counts; a sum that is no
 number is 0 then: what the lengths of rows are made of.
 
-Grid: one thread block for each 16 rows, 8 threads a row.
+Grid: (tiles of 16 queries, batch * n_heads), 8 threads a row.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ def make(c: Constants):
     def row_dots(dout, out, lse, dlse, batch, n_heads, n_queries, v_dim, unit, stats):
         thread = cuda.threadIdx.x
         own, part = thread // ACROSS, thread % ACROSS
-        number = cuda.blockIdx.x * DOWN + own
-        there = number < batch * n_heads * n_queries
-        item, query = number // n_queries, number % n_queries
-        b, h = item // n_heads, item % n_heads
+        query = cuda.blockIdx.x * DOWN + own
+        there = query < n_queries
+        b, h = cuda.blockIdx.y // n_heads, cuda.blockIdx.y % n_heads
         shares = cuda.shared.array(shares_shape, F32)
 
         total = ZERO

@@ -43,7 +43,7 @@ def bind(name, constants, grid, arguments, steps):
     """The function that launches a kernel with the arrays that it is given by name."""
     kernel = kernel_of(name, shapes.constants_of({key: constants[key] for key in CONSTANTS[name]}))
     if name == "row_dots":
-        grid = (-(-grid[0] // shapes.DOWN),)
+        grid = -(-grid[0] // shapes.DOWN), grid[1]
     named = dict(zip(parameters(name), arguments, strict=True))
     if "out2" in named and named["out2"] is None:
         named["out2"] = named["out1"]  # so that it has some array's dtype; nobody reads or writes it
