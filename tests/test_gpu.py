@@ -237,6 +237,23 @@ def test_bias_over_many_tiles(name, kind, dtype, on_gpu):
         assert np.abs(a - b).max() <= (4 if name == "dbias" else 1) * bound * np.abs(b).max(), name
 
 
+@pytest.mark.parametrize("walk", [*WALKS, "dense"])
+def test_rows_of_unlike_size(walk, on_gpu):
+    """In float32 each row is as exact as its own numbers allow, beside rows of the tile that are 2**50 times as large."""
+    mask = oracle.dense(150) if walk == "dense" else WALKS[walk][1]
+    pattern = patterns.dense(150) if walk == "dense" else WALKS[walk][0]()
+    q, k, v, dout = drawn(4, mask, (2, 1, 64, 64), np.float32, batch=1)
+    sizes = np.exp2(np.linspace(-20, 30, 150)).astype(np.float32)[:, None]
+    arrays = q * np.float32(1e-25), k * np.float32(1e25), v * (1 if walk == "dense" else sizes), dout / sizes
+    there = both_ways(*moved(arrays), pattern.to("cuda"), on_gpu)
+    q, k, v, dout = arrays
+    exact = oracle.attention(q, k, v, mask) + oracle.gradients(dout, q, k, v, mask)
+    for name, a, b in zip(("out", "lse", "dq", "dk", "dv"), there, exact, strict=True):
+        if name != "lse":
+            a, b = a.get()[..., 1:, :].astype(np.float64), b[..., 1:, :]  # the first query attends one key: its dq is 0
+            assert (np.abs(a - b).max(-1) <= 2e-5 * np.abs(b).max(-1)).all(), name
+
+
 def both_ways_here(q, k, v, dout, pattern, **options):
     out, lse = sa.attend(q, k, v, pattern, return_lse=True, backend="numba_cpu", **options)
     gradients = sa.attend_backward(dout, q, k, v, out, lse, pattern, backend="numba_cpu", **options)

@@ -24,11 +24,6 @@ def all_of(memory, kernel, bits, bucket):
             yield constants, shapes.shape_of(memory, kernel, constants)
 
 
-def blocks_of(kernel, shape):
-    """Thread blocks that an SM must have room for: queries of a row are few, so fewer of them do."""
-    return 1 if kernel == "row_forward" else shape.constants.get("CTAS", 1)
-
-
 @pytest.mark.parametrize("memory", [SMALL, MIDDLE, LARGE])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_shapes_fit(kernel, memory):
@@ -46,14 +41,14 @@ def test_what_was_measured_is_kept_where_it_fits(kernel):
     for bits, bucket in itertools.product((16, 32), BUCKETS):
         large = list(all_of(LARGE, kernel, bits, bucket))
         for memory in changed:
-            fits = all((shape.shared + shape.declared) * blocks_of(kernel, shape) <= memory for _, shape in large)
+            fits = all(shape.shared + shape.declared <= memory for _, shape in large)
             assert (list(all_of(memory, kernel, bits, bucket)) == large) == fits
             changed[memory] += not fits
     assert 0 < changed[SMALL] < 2 * len(BUCKETS) and changed[MIDDLE] <= 3
 
 
 @pytest.mark.parametrize("kernel, bits, bucket, rows, threads, shared", [
-    ("tile_forward", 16, 128, 128, 128, 104448), ("tile_forward", 32, 128, 128, 256, 135168),
+    ("tile_forward", 16, 128, 128, 128, 69632), ("tile_forward", 32, 128, 128, 256, 135168),
     ("tile_backward", 16, 128, 128, 256, 142336), ("tile_backward", 32, 128, 128, 256, 204288),
     ("row_forward", 16, 256, 16, 128, 144384), ("row_backward", 32, 256, 64, 128, 166912)])
 def test_shapes_of_large_cards(kernel, bits, bucket, rows, threads, shared):

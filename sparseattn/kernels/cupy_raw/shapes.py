@@ -15,13 +15,13 @@ BLOCK_Y = 64  # moving slots of a block
 THREADS = 128  # of the kernels that have no tiles of their own size
 SPREAD = 8  # thread blocks that share the rows of a cut tile when its pieces are added
 
-# (bits, columns): (stationary rows, the preferred number first), moving rows of a step, tiles of them, thread blocks an
-# SM has room for
+# (bits, columns): (stationary rows, the preferred number first), moving rows of a step, thread blocks an SM has room
+# for. Memory that the forward leaves free is cache, which masks that tiles share are read from.
 FORWARD = {
-    (16, 32): ((128, 64), 64, 2, 2), (16, 64): ((128, 64), 64, 2, 2), (16, 96): ((128, 64), 64, 2, 2),
-    (16, 128): ((128, 64), 64, 2, 2), (16, 192): ((128, 64), 32, 2, 1), (16, 256): ((128, 64), 32, 2, 1),
-    (32, 32): ((128, 64), 64, 1, 1), (32, 64): ((128, 64), 64, 1, 1), (32, 96): ((128, 64), 64, 1, 1),
-    (32, 128): ((128, 64), 64, 1, 1), (32, 192): ((128, 64), 32, 1, 1), (32, 256): ((128, 64), 32, 1, 1),
+    (16, 32): ((128, 64), 64, 2), (16, 64): ((128, 64), 64, 2), (16, 96): ((128, 64), 64, 2),
+    (16, 128): ((128, 64), 64, 2), (16, 192): ((128, 64), 32, 1), (16, 256): ((128, 64), 32, 1),
+    (32, 32): ((128, 64), 64, 1), (32, 64): ((128, 64), 64, 1), (32, 96): ((128, 64), 64, 1),
+    (32, 128): ((128, 64), 64, 1), (32, 192): ((128, 64), 32, 1), (32, 256): ((128, 64), 32, 1),
 }
 # (bits, columns): stationary rows, moving rows of a step, tiles of them, warps that share a row's columns
 BACKWARD = {
@@ -51,12 +51,11 @@ ROW_BACKWARD = {
 # fit into the 99 KB that all newer ones allow. Chosen by what memory and registers hold, not measured. Of 99 KB, two of
 # float32 have no memory for all options: (32, 192) forward none for labels with codes of 64 bits, (32, 256) backward
 # none for a table's gradient and for dropout beside labels or such codes.
-MEDIUM_FORWARD = {(16, 96): ((128, 64), 64, 1, 2), (16, 128): ((128, 64), 64, 1, 2), (32, 256): ((64,), 32, 1, 1)}
+MEDIUM_FORWARD = {(32, 256): ((64,), 32, 1)}
 MEDIUM_BACKWARD = {(32, 128): ((64,), 32, 2, 2), (32, 256): ((32,), 32, 1, 2)}
 SMALL_FORWARD = {
-    (16, 64): ((128, 64), 64, 1, 2), (16, 96): ((128, 64), 64, 1, 1), (16, 128): ((128, 64), 64, 1, 1),
-    (16, 192): ((128, 64), 32, 1, 1), (16, 256): ((64,), 32, 1, 1), (32, 96): ((128, 64), 32, 1, 1),
-    (32, 128): ((64,), 32, 1, 1), (32, 192): ((64,), 32, 1, 1), (32, 256): ((16,), 32, 1, 1),
+    (16, 256): ((64,), 32, 1), (32, 96): ((128, 64), 32, 1), (32, 128): ((64,), 32, 1), (32, 192): ((64,), 32, 1),
+    (32, 256): ((16,), 32, 1),
 }
 SMALL_BACKWARD = {
     (16, 96): ((128, 64), 64, 1, 1), (16, 128): ((128, 64), 32, 1, 1), (16, 192): ((64,), 32, 1, 2),
@@ -96,25 +95,16 @@ def shape_of(memory, name, constants) -> Shape:
         return _row_dots(constants)
     if name not in _KERNELS:
         return Shape({}, THREADS, slices=SPREAD)
-    entry = _entry(memory, name, constants["BITS"], constants["HEAD_DIM"])
-    # in float32 products take longer than reading values
-    if name == "tile_forward" and constants.get("BIAS") == BY_CODE and constants["BITS"] == 16:
-        staged = _staged(entry, constants)
-        if _takes(staged) <= memory:
-            return staged
-    return _KERNELS[name][0](entry, constants)
+    shape = _KERNELS[name][0](_entry(memory, name, constants["BITS"], constants["HEAD_DIM"]), constants)
+    return _staged(shape, constants, memory) if name == "tile_forward" and constants.get("BIAS") == BY_CODE else shape
 
 
-def _staged(entry, c):
-    """The shape with room for the values of a step."""
-    rows, cols, _, ctas = entry
-    shape = _tile_forward((rows, cols, 1, ctas), c)
-    return shape._replace(constants={**shape.constants, "STAGED": 1}, shared=shape.shared + c["ROWS"] * (cols + 8) * 4)
-
-
-def _takes(shape):
-    """Bytes of shared memory of the thread blocks that an SM should have room for."""
-    return (shape.shared + shape.declared) * shape.constants.get("CTAS", 1)
+def _staged(shape, c, memory):
+    """The shape with room for the values of a step, where there is; in float32 products take longer than reading."""
+    values = c["ROWS"] * (shape.constants["COLS"] + 8) * 4
+    if c["BITS"] == 32 or shape.shared + shape.declared + values > memory // shape.constants["CTAS"]:
+        return shape
+    return shape._replace(constants={**shape.constants, "STAGED": 1}, shared=shape.shared + values)
 
 
 @functools.cache
@@ -124,8 +114,7 @@ def _entry(memory, name, bits, columns):
     entries = [table[bits, columns] for table in tables if (bits, columns) in table]
     for entry in entries:
         shapes = [make(entry, {"BITS": bits, "HEAD_DIM": columns, "ROWS": n, "KV": 1}) for n in _rows(entry)]
-        several = name == "tile_forward"  # others run with fewer thread blocks on an SM
-        if all((_takes(shape) if several else shape.shared + shape.declared) <= memory for shape in shapes):
+        if all(shape.shared + shape.declared <= memory for shape in shapes):
             break
     return entry
 
@@ -150,12 +139,12 @@ def _places(c, cols):
 
 
 def _tile_forward(entry, c):
-    _, cols, stages, ctas = entry
+    _, cols, ctas = entry
     warp_rows = 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
-    words = c["ROWS"] * (stages * cols // 8 + (8 if c["BITS"] == 16 else 0))  # of masks, and codes of rows
-    constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "STAGES": stages, "CTAS": ctas, "HALVES": int(c["BITS"] == 32)}
-    return Shape(constants, 32 * c["ROWS"] // warp_rows, (c["ROWS"] + 2 * stages * cols) * _row_bytes(c),
-                 declared=_declared(cols, 4, 4, words))
+    words = c["ROWS"] * (cols // 8 + (8 if c["BITS"] == 16 else 0))  # of masks, and codes of rows
+    constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": ctas, "HALVES": int(c["BITS"] == 32)}
+    return Shape(constants, 32 * c["ROWS"] // warp_rows, (c["ROWS"] + 2 * cols) * _row_bytes(c),
+                 declared=_declared(cols, 2, 2, words))
 
 
 def _tile_backward(entry, c):

@@ -134,13 +134,13 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   int2 block;
   if (steps) {
     const int2 first = next_block(), second = next_block();
-    int first_token = find_token(0, first), second_token = find_token(1, second);
-    if (KV) { first_token = if_loud(first_token, y_head); second_token = if_loud(second_token, y_head + (head_steps == 1 && steps > 1)); }
-    if (thread < COLS) { tell(moving[0], first_token, first.y); tell(moving[1], second_token, second.y); }
     block = next_block();
     auto token = [&](int r) { return KV ? x_token(r) : if_loud(x_token(r), place[1]); };
     load_tile<ROWS, THREADS>(tx1.at, x1.at(batch, place[1]), x1.token, head_dim, token);
     load_tile<ROWS, THREADS>(tx2.at, x2.at(batch, place[1]), x2.token, v_dim, token);
+    int first_token = find_token(0, first), second_token = find_token(1, second);
+    if (KV) { first_token = if_loud(first_token, y_head); second_token = if_loud(second_token, y_head + (head_steps == 1 && steps > 1)); }
+    if (thread < COLS) { tell(moving[0], first_token, first.y); tell(moving[1], second_token, second.y); }
   }
   int t[2];
   float2 row_stats[2];

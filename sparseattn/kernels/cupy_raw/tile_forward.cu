@@ -2,13 +2,11 @@
 // arXiv:2205.14135) over the blocks of one structure.
 //
 // Grid: (most items of a place, places). Threads: 32 for each 16 * M of the ROWS stationary rows (queries). A step is
-// COLS keys; which tokens it is about is looked up two steps before, once for all threads.
-// STAGES = 2: keys and values of the next step are fetched during a step. STAGES = 1, with less memory: keys of the next step
-// are fetched during P V, values during Q K^T.
-// STAGED = 1, with STAGES = 1, for a bias of one value a pair: values of a step whose keys and queries lie side by side are
-// fetched like keys.
-// shared: (ROWS + 2 * STAGES * COLS) * (HEAD_DIM * BITS / 8 + 16), with STAGED ROWS * (COLS + 8) * 4 more; and 4 Steps and the
-//   words of STAGES masks of a fixed size
+// COLS keys: K of the next step is fetched during P V, V during Q K^T. Which tokens a step is about is looked up during
+// the step before, once for all threads.
+// STAGED = 1, for a bias of one value a pair: values of a step whose keys and queries lie side by side are fetched like keys.
+// shared: (ROWS + 2 * COLS) * (HEAD_DIM * BITS / 8 + 16), with STAGED ROWS * (COLS + 8) * 4 more; and 2 Steps and the words of
+//   a mask of a fixed size
 #ifndef STAGED
 #define STAGED 0
 #endif
@@ -52,51 +50,39 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 
   extern __shared__ __align__(128) unsigned char tiles[];
   const u32 shared = shared_address(tiles);
-  const Tile sq = tile_at(shared, ROWS);
-  auto k_tile = [&](int step) { return tile_at(shared + TILE_BYTES<ROWS> + step % STAGES * 2 * TILE_BYTES<COLS>, COLS); };
-  auto v_tile = [&](int step) { return tile_at(k_tile(step).at + TILE_BYTES<COLS>, COLS); };
-  __shared__ Step<COLS> moving[4];
-  __shared__ __align__(8) u32 mask_words[STAGES][ROWS * WORDS];   // where a step's block has a mask
+  const Tile sq = tile_at(shared, ROWS), sk = tile_at(shared + TILE_BYTES<ROWS>, COLS), sv = tile_at(sk.at + TILE_BYTES<COLS>, COLS);
+  __shared__ Step<COLS> moving[2];
+  __shared__ __align__(8) u32 mask_words[ROWS * WORDS];   // of the present step, where its block has a mask
   const int thread = threadIdx.x, lane = thread % 32, c = lane & 3, row = thread / 32 * 16 * M;
   k.data = k.at(batch, y_head);
   v.data = v.at(batch, y_head);
 
-  int ahead = 0;
-  auto next_block = [&]() {   // block number and mask of one more step; behind the last one once more the first
-    const int entry = item.y + ahead / STEPS;
-    ahead = ahead + 1 == steps ? 0 : ahead + 1;
-    return make_int2(indices[entry], mask_ids[entry]);
-  };
-  auto find_token = [&](int step, int2 block) {
-    return thread < COLS ? moving_token<BLOCK_Y>(y_order, y_at, n_y, live, block.x, block.y, step % STEPS * COLS + thread) : -1;
-  };
-  auto fetch_keys = [&](int step) {
-    const Step<COLS>& rows = moving[step & 3];
-    load_tile<COLS, THREADS>(k_tile(step).at, k.data, k.token, head_dim, [&](int r) { return rows.tokens[r]; });
+  auto find_token = [&](int step, int col, int mask) { return moving_token<BLOCK_Y>(y_order, y_at, n_y, live, col, mask, step % STEPS * COLS + thread); };
+  auto fetch = [&](const Tile& to, const Rows<const element>& from, int width, const Step<COLS>& step) {
+    load_tile<COLS, THREADS>(to.at, from.data, from.token, width, [&](int r) { return step.tokens[r]; });
     commit();
   };
 #if BIAS || DROPOUT
-  __shared__ Sides<COLS> columns[4];   // of the moving rows of steps: two are known ahead
+  __shared__ Sides<COLS> columns[2];   // of the present step and of the next
 #endif
 #if STAGED
   constexpr int STAGE_ROW = (COLS + 8) * 4, QUADS = COLS / 4;   // bytes of a row of staged values, neighbours in other banks
-  const u32 stage = v_tile(0).at + TILE_BYTES<COLS>;
+  const u32 stage = sv.at + TILE_BYTES<COLS>;
   __shared__ code_t row_codes[ROWS];
-  __shared__ int side_by_side[4][COLS / 32];   // whether columns are
+  __shared__ int side_by_side[2][COLS / 32];   // whether columns are, of the present step and of the next
   bool in_quads = false;                       // whether rows begin at multiples of 16 bytes
   const float* head_values = nullptr;
   auto is_staged = [&](int step) {
     bool all = in_quads;
 #pragma unroll
-    for (int i = 0; i < COLS / 32; i++) all = all && side_by_side[step & 3][i];
+    for (int i = 0; i < COLS / 32; i++) all = all && side_by_side[step % 2][i];
     return all;
   };
 #endif
-  auto fetch_values = [&](int step) {   // and the mask's words, and those of the bias
-    const Step<COLS>& rows = moving[step & 3];
+  auto fetch_values = [&](int step, const Step<COLS>& rows) {   // and the mask's words, and those of the bias
 #if STAGED
     if (is_staged(step)) {
-      const float* from = head_values + columns[step & 3].codes[thread % QUADS * 4];
+      const float* from = head_values + columns[step % 2].codes[thread % QUADS * 4];
       const u32 to = stage + thread % QUADS * 16;
 #pragma unroll
       for (int i = 0; i < ROWS * QUADS / THREADS; i++) {
@@ -106,21 +92,20 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     }
 #endif
     if (rows.mask && thread < ROWS)
-      copy_small<WORDS * 4>(shared_address(mask_words[step % STAGES] + thread * WORDS), masks + ((i64)rows.mask * ROWS + thread) * (BLOCK_Y / 32) + step % STEPS * WORDS);
-    load_tile<COLS, THREADS>(v_tile(step).at, v.data, v.token, v_dim, [&](int r) { return rows.tokens[r]; });
-    commit();
+      copy_small<WORDS * 4>(shared_address(mask_words + thread * WORDS), masks + ((i64)rows.mask * ROWS + thread) * (BLOCK_Y / 32) + step % STEPS * WORDS);
+    fetch(sv, v, v_dim, rows);
   };
 
-  int2 block;
+  int col = 0, mask = 0;   // of the step after the present one
+  auto turn_to = [&](int step) {
+    if (step < steps) { col = indices[item.y + step / STEPS]; mask = mask_ids[item.y + step / STEPS]; }
+  };
   if (steps) {
-    const int2 first = next_block(), second = next_block();
-    block = next_block();
+    turn_to(0);
     load_tile<ROWS, THREADS>(sq.at, q.at(batch, head), q.token, head_dim, [&](int r) { return token_at(x_order, x_at, item.x * ROWS + r, n_x); });
-    const int first_token = find_token(0, first), second_token = find_token(1, second);
-    if (thread < COLS) { tell(moving[0], first_token, first.y); tell(moving[1], second_token, second.y); }
+    if (thread < COLS) tell(moving[0], find_token(0, col, mask), mask);
     __syncthreads();
-    fetch_keys(0);
-    if (STAGES == 2) fetch_values(0);
+    fetch(sk, k, head_dim, moving[0]);
   }
   float o[M][D / 2];
   Row rows[M][2];
@@ -137,15 +122,14 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     for (int h = 0; h < 2; h++)
       sides[m][h] = query_side(shaping, x_codes, x_step, token_at(x_order, x_at, item.x * ROWS + row + 16 * m + 8 * h + lane / 4, n_x));
   auto set_columns = [&](int step, const Side& side) {   // by the first COLS threads, a moving row each
-    columns[step & 3].set(thread, side);
+    columns[step % 2].set(thread, side);
 #if STAGED
     const code_t first = __shfl_sync(~0u, side.code, lane & ~3);
     const bool fits = __all_sync(~0u, first % 4 == 0 && side.code == first + (lane & 3));
-    if (lane == 0) side_by_side[step & 3][thread / 32] = fits;
+    if (lane == 0) side_by_side[step % 2][thread / 32] = fits;
 #endif
   };
-  if (steps && thread < COLS)
-    for (int i = 0; i < 2; i++) set_columns(i, key_side(y_codes, y_step, moving[i].tokens[thread]));
+  if (steps && thread < COLS) set_columns(0, key_side(y_codes, y_step, moving[0].tokens[thread]));
 #endif
 #if STAGED
   if (thread < ROWS) row_codes[thread] = query_side(shaping, x_codes, x_step, token_at(x_order, x_at, item.x * ROWS + thread, n_x)).code;
@@ -161,29 +145,26 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
-    const Step<COLS>& present = moving[step & 3];
-    const Tile keys = k_tile(step), own_values = v_tile(step);
+    const Step<COLS>& present = moving[step % 2];
+    Step<COLS>& next = moving[(step + 1) % 2];
+    turn_to(step + 1);
     wait_for<0>();
-    split_tile<COLS, THREADS>(keys);
-    if (STAGES == 2) split_tile<COLS, THREADS>(own_values);
-    __syncthreads();   // what was fetched is there; all are done with the step before
-    if (STAGES == 1) fetch_values(step);
-    else if (step + 1 < steps) { fetch_keys(step + 1); fetch_values(step + 1); }
-    const int own_mask = present.mask, found_mask = block.y, found = find_token(step + 2, block);
-    block = next_block();
+    split_tile<COLS, THREADS>(sk);
+    __syncthreads();   // K is there; all are done with V and with `next`
+    const int own_mask = present.mask;
+    fetch_values(step, present);
+    const int found = thread < COLS && step + 1 < steps ? find_token(step + 1, col, mask) : -1;
     float s[M][COLS / 2];
-    scores<M, COLS>(s, sq, row, keys, lane);
-    if (thread < COLS) tell(moving[(step + 2) & 3], found, found_mask);
-    if (STAGES == 1) {
-      wait_for<0>();
-      split_tile<COLS, THREADS>(own_values);
-      __syncthreads();   // values are there; all are done with keys
-      if (step + 1 < steps) fetch_keys(step + 1);
-    }
+    scores<M, COLS>(s, sq, row, sk, lane);
+    if (thread < COLS) tell(next, found, mask);
+    wait_for<0>();
+    split_tile<COLS, THREADS>(sv);
+    __syncthreads();   // V and `next` are there; all are done with K
+    if (step + 1 < steps) fetch(sk, k, head_dim, next);
 #if BIAS || DROPOUT
-    const Sides<COLS>& present_columns = columns[step & 3];
-    Side ahead_side;
-    if (thread < COLS) ahead_side = key_side(y_codes, y_step, found);
+    const Sides<COLS>& present_columns = columns[step % 2];
+    Side next_side;
+    if (thread < COLS) next_side = key_side(y_codes, y_step, step + 1 < steps ? next.tokens[thread] : -1);
 #endif
 #if SOFTCAP
 #pragma unroll
@@ -224,7 +205,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
         for (int h = 0; h < 2; h++)
 #pragma unroll
           for (int i = 0; i < WORDS; i++)
-            bits[h].w[i] = there.w[i] & (own_mask ? mask_words[step % STAGES][(row + 16 * m + 8 * h + lane / 4) * WORDS + i] : ~0u);
+            bits[h].w[i] = there.w[i] & (own_mask ? mask_words[(row + 16 * m + 8 * h + lane / 4) * WORDS + i] : ~0u);
         apply_mask<COLS>(s[m], bits[0], bits[1], lane);
       }
     }
@@ -233,9 +214,9 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #if DROPOUT
     drop(s, options, sides, present_columns, lane);
 #endif
-    accumulate<M, COLS, D>(o, s, own_values, 0, lane);
+    accumulate<M, COLS, D>(o, s, sv, 0, lane);
 #if BIAS || DROPOUT
-    if (thread < COLS) set_columns(step + 2, ahead_side);
+    if (thread < COLS) set_columns(step + 1, next_side);
 #endif
   }
 
