@@ -180,14 +180,15 @@ template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N /
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int at = 4 * j + i;
-        const float small = FEW ? fmaf(least[m][at], LOW_UNIT, low[m][at]) : low[m][at];
-        // two large units are still a number, so that products of 0 are 0
-        s[m][at] = fmaf(small, LOW_UNIT, s[m][at]) * fminf(own[i / 2] * (i % 2 ? u.y : u.x), 0x1p127f);
+        const float small = FEW ? fmaf(least[m][at], LOW_UNIT, low[m][at]) : low[m][at], a = own[i / 2], b = i % 2 ? u.y : u.x;
+        // the smaller unit first: what comes between leaves the range of float32 only where the product does
+        s[m][at] = fmaf(small, LOW_UNIT, s[m][at]) * fminf(a, b) * fmaxf(a, b);
       }
     }
   }
 }
-// Rows of p, taken times the units of the rows of y, get units of their own.
+// Rows of p, taken times the units of the rows of y, get units of their own. Of products below 2^-98 low parts are lost, those
+// below 2^-112 are 0.
 template <int M, int N, int W> __device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p)[M][N / 2], const Tile& y, int column, int lane) {
   const u32 first = chunk_at(y.at, lane % 16, lane / 16);
   u32 high_a[M][N / 4], low_a[M][N / 4];
@@ -233,15 +234,12 @@ template <int M, int N, int W> __device__ __forceinline__ void accumulate(float 
         for (int g = 0; g < 2; g++) kk ? mma(low[m] + 4 * g, al, high_b[2 * g], high_b[2 * g + 1]) : first_mma(low[m] + 4 * g, al, high_b[2 * g], high_b[2 * g + 1]);
 #pragma unroll
         for (int g = 0; g < 2; g++) mma(low[m] + 4 * g, ah, low_b[2 * g], low_b[2 * g + 1]);
-        if (kk % 2 || kk + 1 == N / 16)   // sums of 32 numbers
+        const bool last = kk + 1 == N / 16;
+        if (kk % 2 || last)   // sums of 32 numbers
 #pragma unroll
-          for (int i = 0; i < 8; i++) o[m][8 * n + i] = fmaf(high[m][i], unit[m][i / 2 % 2], o[m][8 * n + i]);
+          for (int i = 0; i < 8; i++) o[m][8 * n + i] = fmaf(last ? fmaf(low[m][i], LOW_UNIT, high[m][i]) : high[m][i], unit[m][i / 2 % 2], o[m][8 * n + i]);
       }
     }
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-      for (int i = 0; i < 8; i++) o[m][8 * n + i] = fmaf(low[m][i], unit[m][i / 2 % 2] * LOW_UNIT, o[m][8 * n + i]);
   }
 }
 #else

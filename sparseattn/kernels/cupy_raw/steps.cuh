@@ -201,8 +201,9 @@ template <int M, int N> __device__ __forceinline__ void add_bias(float (&s)[M][N
 
 // ---- online softmax -------------------------------------------------------------------------------
 struct Row { float m = NEG_INF, l = 0.f; };
-// Exponents from here on: a rounded one would be off by whole numbers, so the maximum is taken off before scaling.
-#define TOO_LARGE 1.6e7f
+// Exponents from here on: a rounded one would be off by whole numbers, so the maximum is taken off before scaling. In float32
+// it always is: the largest weight is 1 then, which a row of few keys has its logarithm from.
+#define TOO_LARGE (BITS == 32 ? 0.f : 1.6e7f)
 
 // Scores to exponentials in place, 2^(s * c). Returns the factors for the old output rows: 1 while the running maximum
 // has grown by under 2^8, so most steps rescale nothing.
@@ -314,12 +315,8 @@ template <int N, class Pair> __device__ __forceinline__ void write_row(element* 
 #endif
 }
 
-// The natural logarithm of a row's sum l of weights e^(unit (s - m)). What online_softmax takes off exponents is rounded, so
-// all weights are too large by the same factor.
-__device__ __forceinline__ float log_sum(float m, float l, float unit) {
-  const float c = unit * LOG2E, taken = __fmul_rn(m, c), excess = fabsf(taken) > TOO_LARGE ? 0.f : fmaf(m, c, -taken);
-  return l == 0.f ? NEG_INF : fmaf(m, unit, fmaf(-0.6931472f, excess, logf(l)));
-}
+// The natural logarithm of a row's sum l of weights e^(unit (s - m)).
+__device__ __forceinline__ float log_sum(float m, float l, float unit) { return l == 0.f ? NEG_INF : fmaf(m, unit, logf(l)); }
 
 // ---- joining softmaxes ----------------------------------------------------------------------------
 // A row that was attended before, with this logarithm of its sum: `found` becomes that of both, f the factor of the new
