@@ -239,7 +239,7 @@ def test_bias_over_many_tiles(name, kind, dtype, on_gpu):
 
 @pytest.mark.parametrize("walk", [*WALKS, "dense"])
 def test_rows_of_unlike_size(walk, on_gpu):
-    """In float32 each row is as exact as its own numbers allow, beside rows of the tile that are 2**50 times as large."""
+    """In float32 each row is as exact as its own numbers allow, beside rows of the tile 2**50 times as large."""
     mask = oracle.dense(150) if walk == "dense" else WALKS[walk][1]
     pattern = patterns.dense(150) if walk == "dense" else WALKS[walk][0]()
     q, k, v, dout = drawn(4, mask, (2, 1, 64, 64), np.float32, batch=1)
@@ -252,6 +252,16 @@ def test_rows_of_unlike_size(walk, on_gpu):
         if name != "lse":
             a, b = a.get()[..., 1:, :].astype(np.float64), b[..., 1:, :]  # the first query attends one key: its dq is 0
             assert (np.abs(a - b).max(-1) <= 2e-5 * np.abs(b).max(-1)).all(), name
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("on_gpu", ["cupy_raw"], indirect=True)
+def test_a_query_with_one_key_has_no_gradient(on_gpu, dtype):
+    """Its weight is 1 whatever the score is."""
+    for pattern in (patterns.causal(130), patterns.strided(130, stride=12)):
+        arrays = arrays_there(7, np.ones((1, 1, 130, 130), bool), (4, 2, 96, 40), dtype)
+        _, _, dq, _, _ = both_ways(*arrays, pattern.to("cuda"), on_gpu)
+        assert not dq[:, :, 0].any() and dq[:, :, 1].any()
 
 
 def both_ways_here(q, k, v, dout, pattern, **options):

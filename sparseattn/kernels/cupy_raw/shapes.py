@@ -16,7 +16,7 @@ THREADS = 128  # of the kernels that have no tiles of their own size
 SPREAD = 8  # thread blocks that share the rows of a cut tile when its pieces are added
 
 # (bits, columns): (stationary rows, the preferred number first), moving rows of a step, thread blocks an SM has room
-# for. More tiles were slower: what they leave free is cache, which lists and masks that tiles share are read from.
+# for. More tiles were slower: what these leave free is cache for lists and masks that many tiles read.
 FORWARD = {
     (16, 32): ((128, 64), 64, 2), (16, 64): ((128, 64), 64, 2), (16, 96): ((128, 64), 64, 2),
     (16, 128): ((128, 64), 64, 2), (16, 192): ((128, 64), 32, 1), (16, 256): ((128, 64), 32, 1),
