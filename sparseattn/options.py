@@ -23,6 +23,7 @@ class Term:
     q_codes: Array | None = None  # int64 (n_queries,)
     k_codes: Array | None = None  # int64 (n_keys,)
     shift: Array | None = None  # int64 (1 | batch,)
+    spare: bool = False  # whether all codes lie within the table, and none at its last place
 
     @property
     def is_dense(self) -> bool:

@@ -108,9 +108,11 @@ class Slopes(_Distances):
         self._check_heads(self.given.shape[0], q.shape[1])
         xp, offset = namespace(q), self._offsets(q, k)
         left = q.shape[2] - 1 + max(offset)  # how far the most distant key lies before its query
-        size = max(left + k.shape[2] - min(offset), 1)
-        values = self.given.astype(xp.float64)[:, None] * _falling(_place(q), size, left)
-        return Term(values.astype(compute_dtype(q.dtype))[None, :, None], None, *self._codes(q, k, left))
+        size = max(left + k.shape[2] - min(offset), 1) + 1
+        values = xp.empty((1, self.given.shape[0], 1, size), compute_dtype(q.dtype))
+        slopes = self.given if self.given.dtype.itemsize > 2 else self.given.astype(xp.float64)
+        xp.multiply(slopes[:, None], _falling(_place(q), size, left), out=values[0, :, 0], casting="same_kind")
+        return Term(values, None, *self._codes(q, k, left), spare=True)
 
     def pull(self, dvalues, term):
         n_queries, n_keys, size = term.q_codes.size, term.k_codes.size, dvalues.shape[3]

@@ -62,7 +62,7 @@ def test_alibi_is_rounded_once():
     values = bias.alibi(slopes).bind(q, q, 4).values
     assert values.dtype == np.float32
     expected = -slopes[:, None] * np.abs(np.arange(-4, 5))
-    assert np.array_equal(values[0, :, 0], expected.astype(np.float32))
+    assert np.array_equal(values[0, :, 0, :-1], expected.astype(np.float32))  # the last place is spare
 
 
 @pytest.mark.parametrize("left, size", [(3, 6), (0, 1), (60, 121), (-2, 3)])

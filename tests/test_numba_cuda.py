@@ -129,6 +129,16 @@ def test_tables_of_offsets(name, backend):
                             pattern, mask, few(mask), backend)
 
 
+@pytest.mark.parametrize("offset", [None, 9, -3])
+@pytest.mark.parametrize("name", SMALL)
+def test_slopes(name, offset, backend):
+    """A table of all distances of a call, each end of which is some pair's."""
+    pattern, mask = SMALL[name]()
+    slopes, far = np.array([0.5, 0.125]), np.abs(test_bias.distances(*mask.shape[2:], offset))
+    test_bias.same_as_dense(sa.bias.alibi(slopes, offset=offset), slopes, -slopes[:, None, None] * far,
+                            lambda ds: -(ds * far).sum((0, 2, 3)), pattern, mask, few(mask), backend)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_labels_with_a_table_a_query(name, backend):
     pattern, mask = SMALL[name]()

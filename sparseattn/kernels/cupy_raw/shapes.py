@@ -7,7 +7,7 @@ a thread block has less memory.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sparseattn.kernels.gpu.terms import BY_CODE
 
@@ -185,7 +185,7 @@ def too_large(name, constants, memory):
 
 
 # of each kernel that has tiles: the function of an entry and constants that gives its shape, its tables
-_KERNELS = {
+_KERNELS: dict[str, tuple[Any, ...]] = {
     "tile_forward": (_tile_forward, FORWARD, MEDIUM_FORWARD, SMALL_FORWARD),
     "tile_backward": (_tile_backward, BACKWARD, MEDIUM_BACKWARD, SMALL_BACKWARD),
     "row_forward": (_row_forward, ROW_FORWARD, SMALL_ROW_FORWARD),

@@ -60,7 +60,7 @@ struct Cap {
 // added to its label; of words, which are mixed to its draw.
 #define BY_CODE 1      // BIAS: the sum of codes is the place
 #define BY_LABEL 2     // the label at the sum of codes, which is held to [low, high], and the bases
-#define BY_TABLE 3     // the sum of codes, held to [0, high], of which the ends hold 0 and nobody asks for their gradients
+#define BY_TABLE 3     // the sum of codes, held to [0, high]; gradients of sums up to low and from high on are nobody's
 #define BY_CLIPPED 4   // the sum of codes, held to [0, high]
 struct Options {
   const float* values;

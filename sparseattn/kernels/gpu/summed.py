@@ -69,7 +69,7 @@ class BiasGradient:
             by_label = xp.zeros(term.values.shape, xp.uint64)
             xp.add.at(by_label, (..., term.labels), sums.view(xp.uint64))
             sums = by_label.view(xp.int64)
-        elif bias.kind == BY_TABLE:
+        elif bias.kind == BY_TABLE and not term.spare:
             sums = sums[..., 1:-1]
         if bias.gradient != OWN_VALUE:
             sums = self.whole.total(sums)

@@ -115,13 +115,13 @@ def flat_bias(term, pattern, batch, n_heads) -> FlatBias:
     labels = None if term.labels is None else xp.ascontiguousarray(term.labels)
     shapes = values.shape, None if labels is None else labels.shape
     codes = _Same((term.q_codes, term.k_codes, term.shift))
-    kept, key = pattern.memo.get("gpu bias", dict), (batch, n_heads, *shapes, codes)
+    kept, key = pattern.memo.get("gpu bias", dict), (batch, n_heads, *shapes, term.spare, codes)
     flat = kept.get(key)
     if flat is None:
         if len(kept) >= MOST:
             kept.clear()
         flat = kept[key] = _layout(xp, term, *shapes, batch, n_heads, *pattern.shape)
-    if flat.kind == BY_TABLE:
+    if flat.kind == BY_TABLE and not term.spare:
         values = _edged(xp, values)
     elif flat.kind == BY_CLIPPED:
         values, labels = values[..., labels], None
@@ -165,7 +165,11 @@ def _array(xp, shape, batch, n_heads, n_queries, n_keys):
 
 
 def _table(xp, term, shape, batch, n_heads, *_):
-    """A table by code, with a zero on both sides."""
+    """A table by code, with a zero on both sides; as it is where codes lie within and its last place is spare."""
+    if term.spare:
+        at = _value_at(xp, batch, n_heads, *_steps(shape)[:2])
+        at[:, :, 1] = term.shift[:, None]
+        return FlatBias(BY_TABLE, None, at, None, *_as(xp.int32, term), -1, shape[3] - 1, 0, 0, BY_SUM, shape)
     edged = (*shape[:3], shape[3] + 2)
     at = _value_at(xp, batch, n_heads, *_steps(edged)[:2])
     at[:, :, 1] = term.shift[:, None] + 1
