@@ -222,7 +222,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
           if (d[0][at] != 0.f) add_to_values(d[0][at], options, shaping, sides[h], side, dvalues, grain);
 #endif
 #if SOFTCAP
-          d[0][at] *= slope;
+          if (there) d[0][at] *= slope;   // that of a key that nobody attends may be NaN
 #endif
         }
       }
