@@ -23,7 +23,7 @@ static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
-static Place threadIdx, blockIdx;
+static Place threadIdx, blockIdx, gridDim;
 alignas(1024) static unsigned char tiles[227 * 1024];   // dynamic shared memory; other shared memory is static
 
 // ---- threads --------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ def _library(name, constants):
               f"""extern "C" void launch(const void* arguments, int nx, int ny, int nz, int threads) {{
   memcpy((void*)&given, arguments, sizeof given);
   body = kernel;
+  gridDim = {{(unsigned)nx, (unsigned)ny, (unsigned)nz}};
   const unsigned before = flushing();
   for (int z = 0; z < nz; z++)
     for (int y = 0; y < ny; y++)

@@ -144,6 +144,13 @@ def causal(n_queries, n_keys=None, offset=None):
     return j <= i
 
 
+def scattered(n_queries, n_keys, share, seed=0):
+    """Pairs drawn at random; one query and one key have none."""
+    mask = np.random.default_rng(seed).random((1, 1, n_queries, n_keys)) < share
+    mask[..., 2, :], mask[..., 3] = False, False
+    return mask
+
+
 def sliding_window(n_queries, n_keys=None, *, left, right=0, dilation=1, offset=None):
     """`left`, `right` keys on each side (None: all), `dilation` apart, an int or one a head."""
     i, j = positions(n_queries, n_keys, offset)

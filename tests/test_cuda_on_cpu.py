@@ -62,6 +62,12 @@ def test_options_together(build, mask, dtype, backend):
     test_options.compared(build(), counted, arrays, ours, theirs, backend, binned=lambda ds: ds)
 
 
+@pytest.mark.parametrize("sizes", [(5, 150), (150, 5)], ids=str)
+def test_cut_rows(sizes, backend, cut):
+    mask = oracle.dense(*sizes)
+    compared(patterns.dense(*sizes), mask, *drawn(9, mask, (1, 1, 20, 20), np.float16, batch=1), backend)
+
+
 def test_table_of_distances(backend):
     mask, table = oracle.causal(90), np.random.default_rng(1).standard_normal((2, 60)).astype(np.float32)
     q, k, v, dout = drawn(8, mask, (2, 1, 32, 32), np.float16, batch=1)

@@ -142,14 +142,7 @@ def both_ways(q, k, v, dout, pattern, backend, **options):
     return [x for x in (out, lse, *gradients) if x is not None]
 
 
-def scattered(n_queries, n_keys):
-    """Mask of pairs drawn at random, too few for tiles; one query and one key have none."""
-    mask = np.random.default_rng(0).random((1, 1, n_queries, n_keys)) < 0.1
-    mask[..., 2, :], mask[..., 3] = False, False
-    return mask
-
-
-ROWS = scattered(40, 150)
+ROWS = oracle.scattered(40, 150, 0.1)  # too few pairs for tiles
 WALKS = {
     "window": (lambda: patterns.sliding_window(150, left=40), oracle.sliding_window(150, left=40)),
     "strided": (lambda: patterns.strided(150, stride=12), oracle.strided(150, stride=12)),

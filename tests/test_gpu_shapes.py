@@ -44,7 +44,7 @@ def test_what_was_measured_is_kept_where_it_fits(kernel):
             fits = all(shape.shared + shape.declared <= memory for _, shape in large)
             assert (list(all_of(memory, kernel, bits, bucket)) == large) == fits
             changed[memory] += not fits
-    assert 0 < changed[SMALL] < 2 * len(BUCKETS) and changed[MIDDLE] <= 3
+    assert 0 < changed[SMALL] < 2 * len(BUCKETS) and changed[MIDDLE] <= 2
 
 
 @pytest.mark.parametrize("kernel, bits, bucket, rows, threads, shared", [
@@ -76,7 +76,14 @@ def test_layouts_have_the_rows_of_their_kernels(bits, bucket):
                 assert structure.part.block_size[0] <= structure.rows
 
 
+def without_room(variants):
+    """Those of 16 bits, without the room for values of a bias, which takes memory that few cards have."""
+    return [(name, {key: value for key, value in constants.items() if key != "STAGED"})
+            for name, constants in variants if constants["BITS"] == 16]
+
+
 def test_a_small_card_asks_for_kernels_of_its_own():
     large, middle, small = (list(run.variants(memory)) for memory in (LARGE, MIDDLE, SMALL))
+    assert without_room(large) == without_room(middle)  # 163 KB are too few for float32 alone
     assert {name for name, _ in small} == {name for name, _ in middle} == {name for name, _ in large}
     assert any(constants.get("ROWS") == 16 for name, constants in small if name == "tile_backward")

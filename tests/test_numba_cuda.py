@@ -16,7 +16,6 @@ import test_options
 from devices import CALLS, there_and_back, usable_or_skip
 from sparseattn import Pattern, dispatch, patterns
 from sparseattn.kernels import numba_cuda
-from sparseattn.kernels.gpu import layout as gpu_layout
 from sparseattn.kernels.numba_cuda.shapes import SIMULATED
 from test_attend import drawn
 
@@ -36,18 +35,10 @@ def backend(monkeypatch):
     return numba_cuda.NAME
 
 
-@pytest.fixture
-def cut(monkeypatch):
-    """Rows are cut into pieces of 32 moving slots."""
-    monkeypatch.setattr(gpu_layout, "LEAST", 32)
-    monkeypatch.setattr(gpu_layout, "SHARES", 10**6)
-
-
 def scattered(n_queries, n_keys, block_size, seed=0):
     """(pattern, mask) of pairs drawn at random; one query and one key have none."""
-    mask = np.random.default_rng(seed).random((n_queries, n_keys)) < 0.2
-    mask[2], mask[:, 3] = False, False
-    return Pattern.from_mask(mask, block_size=block_size), mask[None, None]
+    mask = oracle.scattered(n_queries, n_keys, 0.2, seed)
+    return Pattern.from_mask(mask[0, 0], block_size=block_size), mask
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
