@@ -42,42 +42,56 @@ __device__ __forceinline__ void ldsm_t(u32 (&r)[4], u32 a) {
 #if BITS == 16
 // What was loaded is multiplied as it is.
 template <int N, int THREADS> __device__ __forceinline__ void split_tile(const Tile& tile) {}
-// s = x y^T for 16 * M rows of the tile x from `row` on and N rows of the tile y.
+// s = x y^T for 16 * M rows of the tile x from `row` on and N rows of the tile y. Rows are read two groups of 16 ahead.
 template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N / 2], const Tile& x, int row, const Tile& y, int lane) {
+  constexpr int GROUPS = N / 16, ALL = D / 16 * GROUPS;
   const u32 first_x = chunk_at(x.at, row + lane % 16, lane / 16), first_y = chunk_at(y.at, lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  u32 a[2][M][4], b[3][4];
+  auto read_x = [&](int kk) {
 #pragma unroll
-  for (int kk = 0; kk < D / 16; kk++) {
-    u32 a[M][4], b[4];
+    for (int m = 0; m < M; m++) ldsm(a[kk % 2][m], chunk_behind(first_x, 2 * kk) + 16 * m * ROW_BYTES);
+  };
+  auto read_y = [&](int i) { ldsm(b[i % 3], chunk_behind(first_y, 2 * (i / GROUPS)) + 16 * (i % GROUPS) * ROW_BYTES); };
+  read_x(0);
+  read_y(0);
+  if (ALL > 1) read_y(1);
 #pragma unroll
-    for (int m = 0; m < M; m++) ldsm(a[m], chunk_behind(first_x, 2 * kk) + 16 * m * ROW_BYTES);
+  for (int i = 0; i < ALL; i++) {
+    const int kk = i / GROUPS, n = i % GROUPS;
+    if (n == 0 && kk + 1 < D / 16) read_x(kk + 1);
+    if (i + 2 < ALL) read_y(i + 2);
+    const u32* w = b[i % 3];
 #pragma unroll
-    for (int n = 0; n < N / 16; n++) {
-      ldsm(b, chunk_behind(first_y, 2 * kk) + 16 * n * ROW_BYTES);
-#pragma unroll
-      for (int m = 0; m < M; m++) {
-        if (kk == 0) { first_mma(s[m] + 8 * n, a[m], b[0], b[1]); first_mma(s[m] + 8 * n + 4, a[m], b[2], b[3]); }
-        else { mma(s[m] + 8 * n, a[m], b[0], b[1]); mma(s[m] + 8 * n + 4, a[m], b[2], b[3]); }
-      }
+    for (int m = 0; m < M; m++) {
+      if (kk == 0) { first_mma(s[m] + 8 * n, a[0][m], w[0], w[1]); first_mma(s[m] + 8 * n + 4, a[0][m], w[2], w[3]); }
+      else { mma(s[m] + 8 * n, a[kk % 2][m], w[0], w[1]); mma(s[m] + 8 * n + 4, a[kk % 2][m], w[2], w[3]); }
     }
   }
 }
-// o += p y for the W columns of the tile y (N rows) that begin `column` numbers in; p as `scores` leaves it.
-template <int M, int N, int W> __device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p)[M][N / 2], const Tile& y, int column, int lane) {
+// o += p y for the W columns of the tile y (N rows) that begin `column` numbers in; p as `scores` leaves it. make(i) makes the
+// numbers of p that meet the i-th 16 rows of y, while the products of those before go on.
+template <int M, int N, int W, class Make> __device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p)[M][N / 2], const Tile& y, int column, int lane, Make make) {
   const u32 first = chunk_at(y.at + column * 2, lane % 16, lane / 16);
-  u32 a[M][N / 4];
+  make(0);
 #pragma unroll
-  for (int m = 0; m < M; m++)
+  for (int kk = 0; kk < N / 16; kk++) {
+    u32 a[M][4];
 #pragma unroll
-    for (int i = 0; i < N / 4; i++) a[m][i] = pack2(p[m][2 * i], p[m][2 * i + 1]);
+    for (int m = 0; m < M; m++)
 #pragma unroll
-  for (int kk = 0; kk < N / 16; kk++)
+      for (int i = 0; i < 4; i++) a[m][i] = pack2(p[m][8 * kk + 2 * i], p[m][8 * kk + 2 * i + 1]);
+    if (kk + 1 < N / 16) make(kk + 1);
 #pragma unroll
     for (int n = 0; n < W / 16; n++) {
       u32 b[4];
       ldsm_t(b, chunk_behind(first, 2 * n) + 16 * kk * ROW_BYTES);
 #pragma unroll
-      for (int m = 0; m < M; m++) { mma(o[m] + 8 * n, a[m] + 4 * kk, b[0], b[1]); mma(o[m] + 8 * n + 4, a[m] + 4 * kk, b[2], b[3]); }
+      for (int m = 0; m < M; m++) { mma(o[m] + 8 * n, a[m], b[0], b[1]); mma(o[m] + 8 * n + 4, a[m], b[2], b[3]); }
     }
+  }
+}
+template <int M, int N, int W> __device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p)[M][N / 2], const Tile& y, int column, int lane) {
+  accumulate<M, N, W>(o, p, y, column, lane, [](int) {});
 }
 #elif HALVES
 constexpr float LOW_UNIT = 1.f / 2048.f;   // low numbers are counted in this part of the unit of high ones
@@ -321,5 +335,12 @@ template <int M, int N, int W> __device__ __forceinline__ void accumulate(float 
         split(word(at), h[0], l[0]); split(word(at + ROW_BYTES), h[1], l[1]);
       });
   }
+}
+#endif
+#if BITS == 32
+template <int M, int N, int W, class Make> __device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p)[M][N / 2], const Tile& y, int column, int lane, Make make) {
+#pragma unroll
+  for (int i = 0; i < N / 16; i++) make(i);
+  accumulate<M, N, W>(o, p, y, column, lane);
 }
 #endif

@@ -67,12 +67,12 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
   auto find = [&](const Moving& m) {
 #if KV
     const bool there = m.block >= 0 && m.block < n_y_slots;
-    return Key{there ? token_at(y_order, y_at, m.block, n_y) : -1, 0, 1u};
+    return Found{there ? token_at(y_order, y_at, m.block, n_y) : -1, 0, 1u};
 #else
     return find_key(m, block_y, masks, y_order, y_at, n_y_slots, n_y);
 #endif
   };
-  auto note = [&](int step, const Key& key, const Moving& m) {
+  auto note = [&](int step, const Found& key, const Moving& m) {
     const int at = step % RING * COLS + thread;
     tokens[at] = key.attended();
     if (KV) { heads[at] = y_head + m.part; mask_of[at] = m.mask; }
@@ -147,7 +147,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
-    Key key;
+    Found key;
     Moving found;
     if (thread < COLS) { key = find(next); found = next; next = look(step + STAGES + 1); }
     wait_for<STAGES - 1>();

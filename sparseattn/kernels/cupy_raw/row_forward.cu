@@ -82,14 +82,14 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   const Cap cap(scale, softcap);
 #endif
   float o[1][D / 2];
-  Row row0, row1;
+  Row rows[1][2];
 #pragma unroll
   for (int i = 0; i < D / 2; i++) o[0][i] = 0.f;
   const float unit = SHAPED ? 1.f : scale, scale2 = unit * LOG2E, slack = 8.f / scale2;
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
-    Key key;
+    Found key;
     if (thread < COLS) { key = find(next); next = look(step + STAGES + 1); }
     wait_for<STAGES - 1>();
     __syncthreads();
@@ -118,7 +118,10 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
         z = (i % 2 ? pair.y : pair.x) < 0 ? NEG_INF : z;
       }
     }
-    rescale(o[0], online_softmax(s[0], row0, row1, scale2, slack));
+    float base[1][2], f[1][2];
+    online_softmax(s, rows, scale2, slack, base, f);
+    weigh<OWN / 2>(s[0], rows[0], scale2, base[0]);
+    rescale(o, f);
 #if DROPOUT
 #pragma unroll
     for (int j = 0; j < OWN / 8; j++)
@@ -138,6 +141,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   // each warp's maximum and sum, then its output on the common maximum, take the place of the tiles
   float* sums = (float*)tiles;
   float2* states = (float2*)(tiles + STATES_AT);
+  Row &row0 = rows[0][0], &row1 = rows[0][1];
 #pragma unroll
   for (int d = 1; d < 4; d *= 2) {
     row0.l += __shfl_xor_sync(~0u, row0.l, d);

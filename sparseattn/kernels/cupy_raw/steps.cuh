@@ -205,48 +205,70 @@ struct Row { float m = NEG_INF, l = 0.f; };
 // it always is: the largest weight is 1 then, which a row of few keys has its logarithm from.
 #define TOO_LARGE (BITS == 32 ? 0.f : 1.6e7f)
 
-// Scores to exponentials in place, 2^(s * c). Returns the factors for the old output rows: 1 while the running maximum
-// has grown by under 2^8, so most steps rescale nothing.
-template <int N> __device__ __forceinline__ float2 online_softmax(float (&s)[N], Row& r0, Row& r1, float c, float slack) {
-  float x0 = fmaxf(s[0], s[1]), x1 = fmaxf(s[2], s[3]);
+// Scores s of 16 * M rows as the next in line: maxima and sums are brought up to them, and old output rows are to be
+// multiplied by f, which is 1 while a maximum has grown by under 2^8, so most steps rescale nothing. Weights are
+// 2^(s * c - base).
+template <int M, int N> __device__ __forceinline__ void online_softmax(float (&s)[M][N], Row (&rows)[M][2], float c, float slack, float (&base)[M][2], float (&f)[M][2]) {
+  float x[M][2];
 #pragma unroll
-  for (int i = 4; i < N; i += 4) {
-    x0 = fmaxf(x0, fmaxf(s[i], s[i + 1]));
-    x1 = fmaxf(x1, fmaxf(s[i + 2], s[i + 3]));
-  }
+  for (int m = 0; m < M; m++)
 #pragma unroll
-  for (int d = 1; d < 4; d *= 2) {
-    x0 = fmaxf(x0, __shfl_xor_sync(~0u, x0, d));
-    x1 = fmaxf(x1, __shfl_xor_sync(~0u, x1, d));
-  }
-  float2 f = make_float2(1.f, 1.f);
-  if (x0 > r0.m + slack) { f.x = ex2((r0.m - x0) * c); r0.m = x0; }
-  if (x1 > r1.m + slack) { f.y = ex2((r1.m - x1) * c); r1.m = x1; }
-  float b0 = r0.m == NEG_INF ? 0.f : r0.m * c, b1 = r1.m == NEG_INF ? 0.f : r1.m * c;
-  if (fmaxf(fabsf(b0), fabsf(b1)) > TOO_LARGE) {
-    const float m0 = fabsf(b0) > TOO_LARGE ? r0.m : 0.f, m1 = fabsf(b1) > TOO_LARGE ? r1.m : 0.f;
+    for (int h = 0; h < 2; h++) {
+      x[m][h] = fmaxf(s[m][2 * h], s[m][2 * h + 1]);
 #pragma unroll
-    for (int i = 0; i < N; i += 4) { s[i] -= m0; s[i + 1] -= m0; s[i + 2] -= m1; s[i + 3] -= m1; }
-    b0 = m0 != 0.f ? 0.f : b0;
-    b1 = m1 != 0.f ? 0.f : b1;
-  }
-  float s0 = 0.f, s1 = 0.f, t0 = 0.f, t1 = 0.f;
+      for (int i = 4; i < N; i += 4) x[m][h] = fmaxf(x[m][h], fmaxf(s[m][i + 2 * h], s[m][i + 2 * h + 1]));
+    }
 #pragma unroll
-  for (int i = 0; i < N; i += 4) {
-    s[i] = ex2(fmaf(s[i], c, -b0));         s0 += s[i];
-    s[i + 1] = ex2(fmaf(s[i + 1], c, -b0)); t0 += s[i + 1];
-    s[i + 2] = ex2(fmaf(s[i + 2], c, -b1)); s1 += s[i + 2];
-    s[i + 3] = ex2(fmaf(s[i + 3], c, -b1)); t1 += s[i + 3];
-  }
-  r0.l = r0.l * f.x + (s0 + t0);
-  r1.l = r1.l * f.y + (s1 + t1);
-  return f;
+  for (int d = 1; d < 4; d *= 2)
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) x[m][h] = fmaxf(x[m][h], __shfl_xor_sync(~0u, x[m][h], d));
+  float most = 0.f;
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      Row& row = rows[m][h];
+      f[m][h] = 1.f;
+      if (x[m][h] > row.m + slack) { f[m][h] = ex2((row.m - x[m][h]) * c); row.m = x[m][h]; }
+      row.l *= f[m][h];
+      base[m][h] = row.m == NEG_INF ? 0.f : row.m * c;
+      most = fmaxf(most, fabsf(base[m][h]));
+    }
+  if (most > TOO_LARGE)
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const float off = fabsf(base[m][h]) > TOO_LARGE ? rows[m][h].m : 0.f;
+#pragma unroll
+        for (int i = 0; i < N; i += 4) { s[m][i + 2 * h] -= off; s[m][i + 2 * h + 1] -= off; }
+        if (off != 0.f) base[m][h] = 0.f;
+      }
 }
-template <int N> __device__ __forceinline__ void rescale(float (&o)[N], float2 f) {
-  if (__any_sync(~0u, f.x != 1.f || f.y != 1.f)) {
+// N scores of the thread's two rows become weights, which the sums take in.
+template <int N> __device__ __forceinline__ void weigh(float* s, Row (&rows)[2], float c, const float (&base)[2]) {
 #pragma unroll
-    for (int i = 0; i < N; i += 4) { o[i] *= f.x; o[i + 1] *= f.x; o[i + 2] *= f.y; o[i + 3] *= f.y; }
+  for (int h = 0; h < 2; h++) {
+    float even = 0.f, odd = 0.f;
+#pragma unroll
+    for (int i = 2 * h; i < N; i += 4) {
+      s[i] = ex2(fmaf(s[i], c, -base[h]));         even += s[i];
+      s[i + 1] = ex2(fmaf(s[i + 1], c, -base[h])); odd += s[i + 1];
+    }
+    rows[h].l += even + odd;
   }
+}
+template <int M, int N> __device__ __forceinline__ void rescale(float (&o)[M][N], const float (&f)[M][2]) {
+  bool same = true;
+#pragma unroll
+  for (int m = 0; m < M; m++) same = same && f[m][0] == 1.f && f[m][1] == 1.f;
+  if (__all_sync(~0u, same)) return;
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int i = 0; i < N; i++) o[m][i] *= f[m][i / 2 % 2];
 }
 
 // ---- writing rows ---------------------------------------------------------------------------------
@@ -279,39 +301,50 @@ __device__ __forceinline__ float2 read_pair_f32(const float* row, int col, int w
 #endif
 }
 
-#if BITS == 16 && WIDE
-// Of a quad's words w[j], one of each thread and for each of 4 groups of 8 numbers, thread c gets those of group c.
-__device__ __forceinline__ void transpose(u32 (&w)[4], int c) {
-#pragma unroll
-  for (int d = 1; d < 4; d *= 2)
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      if (i & d) continue;
-      const u32 other = __shfl_xor_sync(~0u, c & d ? w[i] : w[i + d], d);
-      if (c & d) w[i] = other; else w[i + d] = other;
-    }
-}
-#endif
 template <int N, class Pair> __device__ __forceinline__ void write_row_f32(float* row, int first, int width, int c, Pair pair) {
 #pragma unroll
   for (int j = 0; j < N / 8; j++) { const float2 x = pair(j); write_pair_f32(row, first + 8 * j + 2 * c, width, x.x, x.y); }
 }
-// N numbers of a result row from column `first` on, as far as they lie within `width`: pair(j) are the thread's two at
-// first + 8 j + 2 c. Called by whole warps; the row is written where it is `there`.
-template <int N, class Pair> __device__ __forceinline__ void write_row(element* row, bool there, int first, int width, int c, Pair pair) {
+// The results o of a warp's 16 * M rows, N columns from `first` on, as far as they lie within `width`; lane i knows the token
+// of row i, -1: nobody. `tile`: those rows of a tile that no other warp reads or writes there, and that are done with.
+template <int M, int N> __device__ __forceinline__ void write_rows(const Rows<element>& to, int batch, int head, int token, int first, int width, u32 tile, const float (&o)[M][N / 2], int lane) {
+  element* const base = to.at(batch, head) + first;
 #if BITS == 16 && WIDE
+  constexpr int PIECES = N / 8;   // of 16 bytes
+  __syncwarp();
 #pragma unroll
-  for (int i = 0; i < N / 32; i++) {
-    u32 w[4];
+  for (int m = 0; m < M; m++)
 #pragma unroll
-    for (int j = 0; j < 4; j++) { const float2 x = pair(4 * i + j); w[j] = pack2(x.x, x.y); }
-    transpose(w, c);
-    const int col = first + 32 * i + 8 * c;
-    if (there && col < width) *(uint4*)(row + col) = make_uint4(w[0], w[1], w[2], w[3]);
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+      for (int j = 0; j < PIECES; j++)
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(chunk_at(tile, 16 * m + 8 * h + lane / 4, j) + lane % 4 * 4), "r"(pack2(o[m][4 * j + 2 * h], o[m][4 * j + 2 * h + 1])) : "memory");
+  __syncwarp();
+  constexpr int TURNS = M * PIECES / 2, AT_ONCE = TURNS % 4 ? TURNS % 3 ? 2 : 3 : 4;
+#pragma unroll
+  for (int first_turn = 0; first_turn < TURNS; first_turn += AT_ONCE) {
+    uint4 w[AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {
+      const int at = 32 * (first_turn + i) + lane;
+      asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(w[i].x), "=r"(w[i].y), "=r"(w[i].z), "=r"(w[i].w) : "r"(chunk_at(tile, at / PIECES, at % PIECES)) : "memory");
+    }
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {
+      const int at = 32 * (first_turn + i) + lane, c = at % PIECES, t = __shfl_sync(~0u, token, at / PIECES);
+      if (t >= 0 && first + 8 * c < width) *(uint4*)(base + t * to.token + 8 * c) = w[i];
+    }
   }
 #else
 #pragma unroll
-  for (int j = 0; j < N / 8; j++) { const float2 x = pair(j); if (there) write_pair(row, first + 8 * j + 2 * c, width, x.x, x.y); }
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int t = __shfl_sync(~0u, token, 16 * m + 8 * h + lane / 4);
+      if (t >= 0)
+#pragma unroll
+        for (int j = 0; j < N / 8; j++) write_pair(base + t * to.token, 8 * j + 2 * (lane & 3), width - first, o[m][4 * j + 2 * h], o[m][4 * j + 2 * h + 1]);
+    }
 #endif
 }
 

@@ -28,26 +28,31 @@ constexpr int MASKS_AT = STATS_AT + STAGES * COLS * 8;
 constexpr int SWAP_AT = MASKS_AT + STAGES * ROWS * WORDS * 4;
 static_assert(D % (16 * SLICES) == 0 && ROWS % 16 == 0 && BLOCK_Y % COLS == 0 && THREADS >= COLS && SLICES <= 2 && SWAP_AT % 16 == 0, "tile");
 
-// Results of the thread's two rows, times f: to a partial tile, or to the rows of tokens t[0] and t[1] (-1: none).
-__device__ __forceinline__ void write_rows(const float (&o)[W / 2], float f, int first, int width, int c, const int (&t)[2], const Rows<result>& out,
-                                           const Rows<float>& carry, int batch, int head, int adds, float* part, i64 part_row) {
+// A warp's results, times f: to rows of a partial tile from `part` on, or to the rows of tokens, of which each lane knows its
+// row's (-1: none). `tile`: rows of a tile that only this warp has read.
+__device__ __forceinline__ void write_results(float (&o)[1][W / 2], float f, int first, int width, int token, const Rows<result>& out, const Rows<float>& carry,
+                                              int batch, int head, bool adds, float* part, u32 tile, int lane) {
+  const int c = lane & 3;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    float2 sum[W / 8];
-    const float* before = carry.at(batch, head) + t[h] * carry.token;
+    const int t = __shfl_sync(~0u, token, 8 * h + lane / 4);
+    const float* before = carry.at(batch, head) + t * carry.token;
 #pragma unroll
-    for (int j = 0; j < W / 8; j++) sum[j] = adds && t[h] >= 0 ? read_pair_f32(before, first + 8 * j + 2 * c, width) : make_float2(0.f, 0.f);
-#pragma unroll
-    for (int j = 0; j < W / 8; j++) sum[j] = make_float2(fmaf(o[4 * j + 2 * h], f, sum[j].x), fmaf(o[4 * j + 2 * h + 1], f, sum[j].y));
-    auto pair = [&](int j) { return sum[j]; };
-    result* to = out.at(batch, head) + t[h] * out.token;
-    if (part_row >= 0) { write_row_f32<W>(part + (part_row + 8 * h) * width, first, width, c, pair); continue; }
+    for (int j = 0; j < W / 8; j++) {
+      float &x = o[0][4 * j + 2 * h], &y = o[0][4 * j + 2 * h + 1];
+      const float2 sum = adds && t >= 0 ? read_pair_f32(before, first + 8 * j + 2 * c, width) : make_float2(0.f, 0.f);
+      x = fmaf(x, f, sum.x);
+      y = fmaf(y, f, sum.y);
+    }
+    auto pair = [&](int j) { return make_float2(o[0][4 * j + 2 * h], o[0][4 * j + 2 * h + 1]); };
+    if (part) write_row_f32<W>(part + (8 * h + lane / 4) * width, first, width, c, pair);
 #if OUT32
-    if (t[h] >= 0) write_row_f32<W>(to, first, width, c, pair);
-#else
-    write_row<W>(to, t[h] >= 0, first, width, c, pair);
+    else if (t >= 0) write_row_f32<W>(out.at(batch, head) + t * out.token, first, width, c, pair);
 #endif
   }
+#if !OUT32
+  if (!part) write_rows<1, W>(out, batch, head, token, first, width, tile, o, lane);
+#endif
 }
 
 // The two warps of the same rows wait for each other.
@@ -81,11 +86,12 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
               i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
               void* dvalues, u64* row_sums, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, Rows<float> carry1, Rows<float> carry2,
               float* part1, float* part2) {
-  const int* place = places + 8 * blockIdx.y;
-  if ((int)blockIdx.x >= place[5]) return;
-  const int batch = place[0], y_head = place[2], y_at = place[7];
-  const int4 item = items[place[4] + blockIdx.x];   // row, first, count, slot
-  const int steps = item.z * STEPS * (KV ? place[3] : 1);
+  const int4 *place = (const int4*)places + 2 * blockIdx.y, who = place[0], where = place[1];
+  int4 item = items[blockIdx.x];   // row, first, count, slot; right where the place's begin the list, read meanwhile
+  if ((int)blockIdx.x >= where.y) return;
+  if (where.x) item = items[where.x + blockIdx.x];
+  const int batch = who.x, x_head = who.y, y_head = who.z, n_y_heads = who.w, x_at = where.z, y_at = where.w;
+  const int steps = item.z * STEPS * (KV ? n_y_heads : 1);
   const Options options = {values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, word};
 
   extern __shared__ __align__(128) unsigned char tiles[];
@@ -101,8 +107,8 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     ahead = ahead + 1 == head_steps ? 0 : ahead + 1;
     return make_int2(indices[entry], mask_ids[entry]);
   };
-  auto find_token = [&](int step, int2 block) {
-    return thread < COLS ? moving_token<BLOCK_Y>(y_order, y_at, n_y, live, block.x, block.y, step % STEPS * COLS + thread) : -1;
+  auto find = [&](int step, int2 block) {
+    return thread < COLS ? find_moving<BLOCK_Y>(y_order, y_at, n_y, live, block.x, block.y, step % STEPS * COLS + thread) : Found{-1, 0, 0u};
   };
   auto fetch = [&](int step) {
     if (step < steps) {
@@ -124,9 +130,9 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     commit();
   };
 
-  auto x_token = [&](int r) { return token_at(x_order, place[6], item.x * ROWS + r, n_x); };
+  auto x_token = [&](int r) { return token_at(x_order, x_at, item.x * ROWS + r, n_x); };
   // the query heads of the present step and of the one whose rows are looked up, two ahead, and the steps left to each
-  int query_head = KV ? y_head : place[1], ahead_head = query_head, left = head_steps, ahead_left = head_steps;
+  int query_head = KV ? y_head : x_head, ahead_head = query_head, left = head_steps, ahead_left = head_steps;
   // A query all of whose pairs have a bias of -inf is nobody: its gradients are 0, even where its dout holds NaN.
   auto if_loud = [&](int query, int head) {
     return BIAS && query >= 0 && stats[((i64)batch * n_heads + head) * (KV ? n_y : n_x) + query].x == POS_INF ? -1 : query;
@@ -135,10 +141,11 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   if (steps) {
     const int2 first = next_block(), second = next_block();
     block = next_block();
-    auto token = [&](int r) { return KV ? x_token(r) : if_loud(x_token(r), place[1]); };
-    load_tile<ROWS, THREADS>(tx1.at, x1.at(batch, place[1]), x1.token, head_dim, token);
-    load_tile<ROWS, THREADS>(tx2.at, x2.at(batch, place[1]), x2.token, v_dim, token);
-    int first_token = find_token(0, first), second_token = find_token(1, second);
+    const Found first_found = find(0, first), second_found = find(1, second);
+    auto token = [&](int r) { return KV ? x_token(r) : if_loud(x_token(r), x_head); };
+    load_tile<ROWS, THREADS>(tx1.at, x1.at(batch, x_head), x1.token, head_dim, token);
+    load_tile<ROWS, THREADS>(tx2.at, x2.at(batch, x_head), x2.token, v_dim, token);
+    int first_token = first_found.attended(), second_token = second_found.attended();
     if (KV) { first_token = if_loud(first_token, y_head); second_token = if_loud(second_token, y_head + (head_steps == 1 && steps > 1)); }
     if (thread < COLS) { tell(moving[0], first_token, first.y); tell(moving[1], second_token, second.y); }
   }
@@ -152,7 +159,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     const Side side = moving_side(ahead_shaping, y_codes, y_step, token);
     if (KV && --ahead_left == 0) {
       ahead_left = head_steps;
-      ahead_head = min(ahead_head + 1, y_head + place[3] - 1);
+      ahead_head = min(ahead_head + 1, y_head + n_y_heads - 1);
       ahead_shaping = shaping_of(options, batch, ahead_head, n_heads);
     }
     return side;
@@ -161,7 +168,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     t[h] = x_token(row + lane / 4 + 8 * h);
-    if (!KV) row_stats[h] = t[h] >= 0 ? stats[((i64)batch * n_heads + place[1]) * n_x + t[h]] : make_float2(POS_INF, 0.f);
+    if (!KV) row_stats[h] = t[h] >= 0 ? stats[((i64)batch * n_heads + x_head) * n_x + t[h]] : make_float2(POS_INF, 0.f);
 #if BIAS || DROPOUT
     sides[0][h] = stationary_side(shaping, x_codes, x_step, t[h]);
 #endif
@@ -229,7 +236,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     split_tile<COLS, THREADS>(t2);
     __syncthreads();
     if (STAGES == 2) fetch(step + 1);
-    int found = find_token(step + 2, block);
+    const Found found = find(step + 2, block);
     const int found_mask = block.y;
     block = next_block();
 #if BIAS || DROPOUT
@@ -252,9 +259,11 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 
 #if BIAS || DROPOUT
     Side ahead_side;
+    int found_token;
     if (thread < COLS) {
-      if (KV) found = if_loud(found, ahead_head);
-      ahead_side = side_ahead(found);
+      found_token = found.attended();
+      if (KV) found_token = if_loud(found_token, ahead_head);
+      ahead_side = side_ahead(found_token);
     }
 #endif
     Words<WORDS> bits[2];
@@ -342,10 +351,13 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     accumulate<1, COLS, W>(sum2, s, t2, slice * W, lane);
 #endif
     accumulate<1, COLS, W>(sum1, d, t1, slice * W, lane);
-    if (thread < COLS) tell(moving[(step + 2) & 3], found, found_mask);
+#if !BIAS && !DROPOUT
+    const int found_token = found.attended();
+#endif
+    if (thread < COLS) tell(moving[(step + 2) & 3], found_token, found_mask);
 #if BIAS || DROPOUT
-    if (thread < COLS) set_columns(step + 2, ahead_side, found);
-    if (KV && --left == 0) { left = head_steps; shaping = shaping_of(options, batch, min(++query_head, y_head + place[3] - 1), n_heads); }
+    if (thread < COLS) set_columns(step + 2, ahead_side, found_token);
+    if (KV && --left == 0) { left = head_steps; shaping = shaping_of(options, batch, min(++query_head, y_head + n_y_heads - 1), n_heads); }
 #endif
     if (STAGES == 1) {
       __syncthreads();
@@ -360,7 +372,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #if ROW_SUMS
 #pragma unroll
   for (int h = 0; h < 2; h++)
-    add_row_sum(row_sum[h], slice == 0 && t[h] >= 0 && attended[h], row_sums + ((i64)batch * n_heads + place[1]) * n_x + t[h], grain[0]);
+    add_row_sum(row_sum[h], slice == 0 && t[h] >= 0 && attended[h], row_sums + ((i64)batch * n_heads + x_head) * n_x + t[h], grain[0]);
 #endif
 #pragma unroll
   for (int h = 0; h < 2; h++)
@@ -370,9 +382,12 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
         sum1[0][4 * i + 2 * h] = sum1[0][4 * i + 2 * h + 1] = 0.f;
         if (KV) sum2[0][4 * i + 2 * h] = sum2[0][4 * i + 2 * h + 1] = 0.f;
       }
-  const i64 part_row = item.w < 0 ? -1 : ((i64)blockIdx.y * n_slots + item.w) * ROWS + row + lane / 4;
-  write_rows(sum1[0], scale, slice * W, head_dim, c, t, out1, carry1, batch, place[1], item.w < 0 && adds, part1, part_row);
+  const int own = x_token(row + lane % 16);
+  const bool whole = item.w < 0;
+  const i64 part_row = ((i64)blockIdx.y * n_slots + item.w) * ROWS + row;
+  const u32 tile = (slice ? tx2 : tx1).from(row).at;
+  write_results(sum1, scale, slice * W, head_dim, own, out1, carry1, batch, x_head, whole && adds, whole ? nullptr : part1 + part_row * head_dim, tile, lane);
 #if KV
-  write_rows(sum2[0], DROPOUT ? kept : 1.f, slice * W, v_dim, c, t, out2, carry2, batch, place[1], item.w < 0 && adds, part2, part_row);
+  write_results(sum2, DROPOUT ? kept : 1.f, slice * W, v_dim, own, out2, carry2, batch, x_head, whole && adds, whole ? nullptr : part2 + part_row * v_dim, tile, lane);
 #endif
 }

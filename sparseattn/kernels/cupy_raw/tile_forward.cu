@@ -3,7 +3,8 @@
 //
 // Grid: (most items of a place, places). Threads: 32 for each 16 * M of the ROWS stationary rows (queries). A step is
 // COLS keys: K of the next step is fetched during P V, V during Q K^T. Which tokens a step is about is looked up during
-// the step before, once for all threads.
+// the step before, once for all threads, and which block one step earlier. Weights of 16 keys are made while those of the 16
+// before are multiplied: a warp's products alone do not keep the unit busy.
 // STAGED = 1, for a bias of one value a pair: values of a step whose keys and queries lie side by side are fetched like keys.
 // shared: (ROWS + 2 * COLS) * (HEAD_DIM * BITS / 8 + 16), with STAGED ROWS * (COLS + 8) * 4 more; and 2 Steps and the words of
 //   a mask of a fixed size
@@ -19,17 +20,17 @@ constexpr int WORDS = COLS / 32;
 #endif
 
 #if DROPOUT
-// Weights of dropped pairs become 0.
-__device__ __forceinline__ void drop(float (&p)[M][COLS / 2], const Options& options, const Side (&rows)[M][2], const Sides<COLS>& columns, int lane) {
+// Weights of dropped pairs become 0, those of the i-th 16 columns.
+__device__ __forceinline__ void drop(float (&p)[M][COLS / 2], int i, const Options& options, const Side (&rows)[M][2], const Sides<COLS>& columns, int lane) {
 #pragma unroll
-  for (int j = 0; j < COLS / 8; j++) {
+  for (int j = 2 * i; j < 2 * i + 2; j++) {
     Side two[2];
     columns.get(8 * j + 2 * (lane & 3), two);
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
-      for (int i = 0; i < 4; i++)
-        if (is_dropped(options, rows[m][i / 2], two[i % 2])) p[m][4 * j + i] = 0.f;
+      for (int n = 0; n < 4; n++)
+        if (is_dropped(options, rows[m][n / 2], two[n % 2])) p[m][4 * j + n] = 0.f;
   }
 }
 #endif
@@ -41,10 +42,11 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
              float softcap, const float* values, const i64* value_at, const int* labels, const code_t* x_codes, const code_t* y_codes,
              i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
              int resumes, int keeps, int n_slots, Rows<element> out, Rows<float> carry, float* lse, float* part_out, float* part_lse) {
-  const int* place = places + 8 * blockIdx.y;
-  if ((int)blockIdx.x >= place[5]) return;
-  const int batch = place[0], head = place[1], y_head = place[2], x_at = place[6], y_at = place[7];
-  const int4 item = items[place[4] + blockIdx.x];   // row, first, count, slot
+  const int4 *place = (const int4*)places + 2 * blockIdx.y, who = place[0], where = place[1];
+  int4 item = items[blockIdx.x];   // row, first, count, slot; right where the place's begin the list, read meanwhile
+  if ((int)blockIdx.x >= where.y) return;
+  if (where.x) item = items[where.x + blockIdx.x];
+  const int batch = who.x, head = who.y, y_head = who.z, x_at = where.z, y_at = where.w;
   const int steps = item.z * STEPS;
   const Options options = {values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, word};
 
@@ -57,7 +59,9 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
   k.data = k.at(batch, y_head);
   v.data = v.at(batch, y_head);
 
-  auto find_token = [&](int step, int col, int mask) { return moving_token<BLOCK_Y>(y_order, y_at, n_y, live, col, mask, step % STEPS * COLS + thread); };
+  auto find = [&](int step, int2 block) {
+    return thread < COLS ? find_moving<BLOCK_Y>(y_order, y_at, n_y, live, block.x, block.y, step % STEPS * COLS + thread) : Found{-1, 0, 0u};
+  };
   auto fetch = [&](const Tile& to, const Rows<const element>& from, int width, const Step<COLS>& step) {
     load_tile<COLS, THREADS>(to.at, from.data, from.token, width, [&](int r) { return step.tokens[r]; });
     commit();
@@ -96,14 +100,18 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     fetch(sv, v, v_dim, rows);
   };
 
-  int col = 0, mask = 0;   // of the step after the present one
-  auto turn_to = [&](int step) {
-    if (step < steps) { col = indices[item.y + step / STEPS]; mask = mask_ids[item.y + step / STEPS]; }
+  auto block_of = [&](int step) {   // number and mask; behind the last one once more the last
+    const int entry = item.y + min(step, steps - 1) / STEPS;
+    return make_int2(indices[entry], mask_ids[entry]);
   };
+  int2 block;   // of the step after the present one
+  const int own = token_at(x_order, x_at, item.x * ROWS + row + lane % (16 * M), n_x);   // of row `lane` of the warp
   if (steps) {
-    turn_to(0);
+    const int2 first = block_of(0);
+    block = block_of(1);
+    const Found found = find(0, first);
     load_tile<ROWS, THREADS>(sq.at, q.at(batch, head), q.token, head_dim, [&](int r) { return token_at(x_order, x_at, item.x * ROWS + r, n_x); });
-    if (thread < COLS) tell(moving[0], find_token(0, col, mask), mask);
+    if (thread < COLS) tell(moving[0], found.attended(), first.y);
     __syncthreads();
     fetch(sk, k, head_dim, moving[0]);
   }
@@ -142,21 +150,23 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
   const float unit = SHAPED ? 1.f : scale, factor = unit * LOG2E, slack = 8.f / factor;
 
   if (HALVES && steps) { wait_for<0>(); split_tile<ROWS, THREADS>(sq); }
+  if (steps) fetch_values(0, moving[0]);
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
     const Step<COLS>& present = moving[step % 2];
     Step<COLS>& next = moving[(step + 1) % 2];
-    turn_to(step + 1);
-    wait_for<0>();
+    if (step) wait_for<0>(); else wait_for<1>();
     split_tile<COLS, THREADS>(sk);
     __syncthreads();   // K is there; all are done with V and with `next`
     const int own_mask = present.mask;
-    fetch_values(step, present);
-    const int found = thread < COLS && step + 1 < steps ? find_token(step + 1, col, mask) : -1;
+    if (step) fetch_values(step, present);
+    const Found found = find(step + 1, block);
+    const int2 ahead = block_of(step + 2);
     float s[M][COLS / 2];
     scores<M, COLS>(s, sq, row, sk, lane);
-    if (thread < COLS) tell(next, found, mask);
+    if (thread < COLS) tell(next, found.attended(), block.y);
+    block = ahead;
     wait_for<0>();
     split_tile<COLS, THREADS>(sv);
     __syncthreads();   // V and `next` are there; all are done with K
@@ -164,7 +174,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #if BIAS || DROPOUT
     const Sides<COLS>& present_columns = columns[step % 2];
     Side next_side;
-    if (thread < COLS) next_side = key_side(y_codes, y_step, step + 1 < steps ? next.tokens[thread] : -1);
+    if (thread < COLS) next_side = key_side(y_codes, y_step, next.tokens[thread]);
 #endif
 #if SOFTCAP
 #pragma unroll
@@ -209,49 +219,68 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
         apply_mask<COLS>(s[m], bits[0], bits[1], lane);
       }
     }
+    float base[M][2], f[M][2];
+    online_softmax(s, rows, factor, slack, base, f);
+    rescale(o, f);
+    accumulate<M, COLS, D>(o, s, sv, 0, lane, [&](int i) {
 #pragma unroll
-    for (int m = 0; m < M; m++) rescale(o[m], online_softmax(s[m], rows[m][0], rows[m][1], factor, slack));
+      for (int m = 0; m < M; m++) weigh<8>(s[m] + 8 * i, rows[m], factor, base[m]);
 #if DROPOUT
-    drop(s, options, sides, present_columns, lane);
+      drop(s, i, options, sides, present_columns, lane);
 #endif
-    accumulate<M, COLS, D>(o, s, sv, 0, lane);
+    });
 #if BIAS || DROPOUT
     if (thread < COLS) set_columns(step + 1, next_side);
 #endif
   }
 
+  // lane i settles row i of the warp
+  Row state;
 #pragma unroll
   for (int m = 0; m < M; m++)
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      const Row state = rows[m][h];
-      float l = state.l;
+      float l = rows[m][h].l;
       l += __shfl_xor_sync(~0u, l, 1);
       l += __shfl_xor_sync(~0u, l, 2);
-      const int r = row + 16 * m + 8 * h + lane / 4, token = token_at(x_order, x_at, item.x * ROWS + r, n_x);
-      const i64 at = ((i64)batch * n_heads + head) * n_x + token;
-      const bool whole = item.w < 0, there = whole && token >= 0;
-      float f = l == 0.f ? 0.f : (DROPOUT ? kept : 1.f) / l, found = log_sum(state.m, l, unit), old = 0.f;
-      const float before = there && resumes ? lse[at] : NEG_INF;
-      __syncwarp();   // the quad has read it before one of them writes
-      join(before, found, f, old);
-      const bool adds = resumes == 1 && old != 0.f;
-      float* kept_row = carry.at(batch, head) + token * carry.token;
-      float2 z[D / 8];
-#pragma unroll
-      for (int j = 0; j < D / 8; j++) z[j] = adds ? read_pair_f32(kept_row, 8 * j + 2 * c, v_dim) : make_float2(0.f, 0.f);
-#pragma unroll
-      for (int j = 0; j < D / 8; j++) {
-        float &x = o[m][4 * j + 2 * h], &y = o[m][4 * j + 2 * h + 1];
-        // a row of no weight is 0, whatever the values that others of the tile attend
-        x = fmaf(old, z[j].x, f == 0.f ? 0.f : x * f);
-        y = fmaf(old, z[j].y, f == 0.f ? 0.f : y * f);
-      }
-      auto pair = [&](int j) { return make_float2(o[m][4 * j + 2 * h], o[m][4 * j + 2 * h + 1]); };
-      const i64 part_row = ((i64)blockIdx.y * n_slots + item.w) * ROWS + r;
-      if (c == 0 && !whole) part_lse[part_row] = found;
-      if (c == 0 && there) lse[at] = found;
-      if (!whole || there && keeps) write_row_f32<D>(whole ? kept_row : part_out + part_row * v_dim, 0, v_dim, c, pair);
-      if (whole && keeps != ONLY_KEPT) write_row<D>(out.at(batch, head) + token * out.token, there, 0, v_dim, c, pair);
+      const Row other = {__shfl_sync(~0u, rows[m][h].m, lane % 8 * 4), __shfl_sync(~0u, l, lane % 8 * 4)};
+      if (lane / 8 == 2 * m + h) state = other;
     }
+  const bool whole = item.w < 0, there = whole && own >= 0;
+  const i64 at = ((i64)batch * n_heads + head) * n_x + own, part_row = ((i64)blockIdx.y * n_slots + item.w) * ROWS + row;
+  float f = state.l == 0.f ? 0.f : (DROPOUT ? kept : 1.f) / state.l, found = log_sum(state.m, state.l, unit), old = 0.f;
+  if (lane < 16 * M) {
+    join(there && resumes ? lse[at] : NEG_INF, found, f, old);
+    if (!whole) part_lse[part_row + lane] = found;
+    if (there) lse[at] = found;
+  }
+  const bool some_silent = __any_sync(~0u, lane < 16 * M && f == 0.f);
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int r = 16 * m + 8 * h + lane / 4;
+      const float own_f = __shfl_sync(~0u, f, r);
+      auto numbers = [&](auto change) {
+#pragma unroll
+        for (int i = 2 * h; i < D / 2; i += 4) { o[m][i] = change(o[m][i]); o[m][i + 1] = change(o[m][i + 1]); }
+      };
+      if (some_silent) numbers([&](float x) { return own_f == 0.f ? 0.f : x; });   // whatever the values that others of the tile attend
+      numbers([&](float x) { return x * own_f; });
+      if (whole && !resumes && !keeps) continue;
+      const int token = __shfl_sync(~0u, own, r);
+      const float own_old = __shfl_sync(~0u, old, r);
+      float* kept_row = carry.at(batch, head) + token * carry.token;
+      if (resumes == 1 && own_old != 0.f)
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+          const float2 z = read_pair_f32(kept_row, 8 * j + 2 * c, v_dim);
+          float &x = o[m][4 * j + 2 * h], &y = o[m][4 * j + 2 * h + 1];
+          x = fmaf(own_old, z.x, x);
+          y = fmaf(own_old, z.y, y);
+        }
+      if (!whole || token >= 0 && keeps)
+        write_row_f32<D>(whole ? kept_row : part_out + (part_row + r) * v_dim, 0, v_dim, c, [&](int j) { return make_float2(o[m][4 * j + 2 * h], o[m][4 * j + 2 * h + 1]); });
+    }
+  if (whole && keeps != ONLY_KEPT) write_rows<M, D>(out, batch, head, own, 0, v_dim, sq.from(row).at, o, lane);
 }

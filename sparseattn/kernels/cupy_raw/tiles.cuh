@@ -186,11 +186,15 @@ template <int LEFT> __device__ __forceinline__ void wait_for() { asm volatile("c
 // mask of their block.
 template <int N> struct __align__(16) Step { int tokens[N]; u32 there[2]; int mask; };
 
-// The token of moving row `at` of block `col` with mask `mask`, -1 where no row of the tile meets it. BLOCK: rows of a
-// block.
-template <int BLOCK> __device__ __forceinline__ int moving_token(const int* order, i64 y_at, int n, const u32* live, int col, int mask, int at) {
-  const int token = token_at(order, y_at, col * BLOCK + at, n);
-  return mask && !(live[(i64)mask * (BLOCK / 32) + at / 32] >> (at % 32) & 1) ? -1 : token;
+// A moving row that is read in one go and judged later: its token, and the word whose bit says whether any row meets it.
+struct Found {
+  int token, bit;
+  u32 word;
+  __device__ __forceinline__ int attended() const { return word >> bit & 1 ? token : -1; }
+};
+// Moving row `at` of block `col` with mask `mask`. BLOCK: rows of a block.
+template <int BLOCK> __device__ __forceinline__ Found find_moving(const int* order, i64 y_at, int n, const u32* live, int col, int mask, int at) {
+  return {token_at(order, y_at, col * BLOCK + at, n), at % 32, mask ? live[(i64)mask * (BLOCK / 32) + at / 32] : ~0u};
 }
 // Called by the first N threads, each with the token of its row.
 template <int N> __device__ __forceinline__ void tell(Step<N>& to, int token, int mask) {
@@ -224,13 +228,7 @@ __device__ __forceinline__ Moving look_up(const int* indices, const int* mask_id
   const int entry = first + number / parts;
   return {indices[entry], mask_ids[entry], number % parts};
 }
-// A moving key: token, and the mask word whose bit says whether it is attended. Read in one go, judged later.
-struct Key {
-  int token, bit;
-  u32 word;
-  __device__ __forceinline__ int attended() const { return word >> bit & 1 ? token : -1; }
-};
-__device__ __forceinline__ Key find_key(const Moving& m, int block_y, const u32* masks, const int* order, i64 at, int n_slots, int n) {
+__device__ __forceinline__ Found find_key(const Moving& m, int block_y, const u32* masks, const int* order, i64 at, int n_slots, int n) {
   const int slot = m.block * block_y + m.part;
   if (m.block < 0 || slot >= n_slots) return {-1, 0, 0};
   return {token_at(order, at, slot, n), m.part % 32, masks[(i64)m.mask * ((block_y + 31) / 32) + m.part / 32]};
