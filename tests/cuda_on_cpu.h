@@ -1,6 +1,6 @@
 // A thread block of a GPU on one core, in front of the text of a .cu file that cuda_on_cpu.py has rewritten. Its threads are
 // contexts that take turns where they meet: at a barrier, or where the lanes of a warp exchange numbers. What they do is what
-// instructions are documented to do; denormals are flushed, sums of matrix products are rounded once. Races are not found.
+// instructions are documented to do; denormals are flushed. Races are not found.
 #include <ucontext.h>
 #if defined(__SSE__)
 #include <immintrin.h>
@@ -178,21 +178,42 @@ static void load_matrices(unsigned* r, unsigned address, bool transposed) {
   }
   __syncwarp();   // nobody writes before all have read
 }
+static const int EXTRA = 2;
+static int exponent(double x) { unsigned long long bits; memcpy(&bits, &x, 8); return (int)(bits >> 52 & 0x7ff) - 1023; }
+static double power(int n) { const unsigned long long bits = (unsigned long long)(n + 1023) << 52; double x; memcpy(&x, &bits, 8); return x; }
+// c and products x[k] y[k] added as a GPU of compute capability 9.0 does: all in whole numbers of a unit that the largest of
+// them (by its factors' exponents) has EXTRA bits more than a float's of, what is less cut off; then the sum is cut to a float.
+static float cut_sum(float c, const double* x, const double* y, int n) {
+  int most = c != 0 ? exponent(c) : -1000;
+  double sum = c;
+  for (int k = 0; k < n; k++) {
+    sum += x[k] * y[k];
+    if (x[k] != 0 && y[k] != 0) { const int e = exponent(x[k]) + exponent(y[k]); most = e > most ? e : most; }
+  }
+  if (!std::isfinite(sum) || most == -1000) return (float)sum;
+  const double units = power(23 + EXTRA - most);
+  long long total = (long long)(c * units);
+  for (int k = 0; k < n; k++) total += (long long)(x[k] * y[k] * units);
+  const double exact = (double)total / units;
+  const float near = (float)exact;
+  return std::fabs((double)near) > std::fabs(exact) ? std::nextafterf(near, 0.f) : near;
+}
 // d = a b + c of a warp: m16n8k8 of tf32, else m16n8k16.
 static void multiply(float* d, const unsigned* a, unsigned b0, unsigned b1, const float* c, char kind) {
   const unsigned own[6] = {a[0], a[1], a[2], a[3], b0, b1};
   const unsigned (*all)[6] = exchange(own, 6);
-  const int lane = current % 32;
+  const int lane = current % 32, n = kind == 't' ? 8 : 16;
   for (int i = 0; i < 4; i++) {
     const int row = lane / 4, low = i / 2, column = 2 * (lane % 4) + i % 2;
-    double sum = c[i];
-    for (int k = 0; k < (kind == 't' ? 8 : 16); k++) {
+    double x[16], y[16];
+    for (int k = 0; k < n; k++) {
       const int at = kind == 't' ? k % 4 : k % 8 / 2, half = kind == 't' ? k / 4 : k / 8;
-      const unsigned x = all[row * 4 + at][low + 2 * half], y = all[column * 4 + at][4 + half];
-      if (kind == 't') { sum += (double)__uint_as_float(x & 0xffffe000u) * __uint_as_float(y & 0xffffe000u); continue; }
-      const unsigned p = x >> 16 * (k % 2) & 0xffff, q = y >> 16 * (k % 2) & 0xffff;
-      sum += kind == 'h' ? (double)from_half(p) * from_half(q) : (double)from_bfloat(p) * from_bfloat(q);
+      const unsigned u = all[row * 4 + at][low + 2 * half], v = all[column * 4 + at][4 + half];
+      if (kind == 't') { x[k] = __uint_as_float(u & 0xffffe000u); y[k] = __uint_as_float(v & 0xffffe000u); continue; }
+      const unsigned p = u >> 16 * (k % 2) & 0xffff, q = v >> 16 * (k % 2) & 0xffff;
+      x[k] = kind == 'h' ? from_half(p) : from_bfloat(p);
+      y[k] = kind == 'h' ? from_half(q) : from_bfloat(q);
     }
-    d[i] = (float)sum;
+    d[i] = cut_sum(c[i], x, y, n);
   }
 }

@@ -140,7 +140,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
 #if ROW_SUMS
   float row_sum[2] = {0.f, 0.f};
 #endif
-  const float factor = (SHAPED ? 1.f : scale) * LOG2E;
+  const float factor = (SHAPED ? 1.f : scale) * LOG_UNIT;
   float sum1[1][W / 2], sum2[1][KV ? W / 2 : 4];
 #pragma unroll
   for (int i = 0; i < W / 2; i++) { sum1[0][i] = 0.f; if (KV) sum2[0][i] = 0.f; }
@@ -186,7 +186,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
     // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
 #pragma unroll
     for (int j = 0; j < OWN / 8; j++) {
-      float4 q;   // lse2 and delta of two columns (KV) or of the thread's two rows
+      float4 q;   // lse and delta of two columns (KV) or of the thread's two rows
       if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + first_col + 8 * j + 2 * c) * 8);
       else q = make_float4(row_stats[0].x, row_stats[0].y, row_stats[1].x, row_stats[1].y);
 #pragma unroll

@@ -1,4 +1,4 @@
-// What the backward needs of each query row: {lse log2(e), delta}. The first is as rounded as the factor unit * log2(e)
+// What the backward needs of each query row: {lse LOG_UNIT, delta}. The first is as rounded as the factor unit * LOG_UNIT
 // that scores are multiplied with there (unit: the scale, or 1 where scores are shaped before). delta =
 // sum(dout * out) - dlse, the derivative of the loss by a row's common factor (Dao, "FlashAttention-2", 2023,
 // arXiv:2307.08691, section 3.1). A row that attends nothing (lse = -inf) gets {+inf, 0}, so that its weights are 0 in the
@@ -50,7 +50,7 @@ row_dots(Rows<const element> dout, Rows<const element> out, const float* lse, co
     const i64 at = (i64)blockIdx.y * n_queries + token(own);
     if (!lse) { stats[at] = make_float2(0.f, fabsf(sum) < POS_INF ? sum : 0.f); continue; }
     const float e = lse[at];
-    const float lse2 = (float)(e * ((double)(unit * LOG2E) / unit));
-    stats[at] = e == NEG_INF ? make_float2(POS_INF, 0.f) : make_float2(lse2, dlse ? sum - dlse[at] : sum);
+    const float counted = (float)(e * ((double)(unit * LOG_UNIT) / unit));
+    stats[at] = e == NEG_INF ? make_float2(POS_INF, 0.f) : make_float2(counted, dlse ? sum - dlse[at] : sum);
   }
 }

@@ -348,6 +348,9 @@ template <int M, int N> __device__ __forceinline__ void write_rows(const Rows<el
 #endif
 }
 
+// What logarithms of rows are counted in where the backward takes weights of them: in float32 as they are given, so that a
+// weight is off by the rounding of one difference; in 16 bits in powers of 2, which saves a multiplication.
+constexpr float LOG_UNIT = BITS == 32 ? 1.f : LOG2E;
 // The natural logarithm of a row's sum l of weights e^(unit (s - m)).
 __device__ __forceinline__ float log_sum(float m, float l, float unit) { return l == 0.f ? NEG_INF : fmaf(m, unit, logf(l)); }
 

@@ -2,7 +2,7 @@
 // the moving rows y of its entries:
 //   KV = 1: x1 x2 = k v, y1 y2 = q dout, over the transposed structure: out1 = dk = sum dS y1, out2 = dv = sum P y2
 //   KV = 0: x1 x2 = q dout, y1 y2 = k v, over the structure itself:     out1 = dq = sum dS y1
-// with S = x1 y1^T, dP = x2 y2^T, P = 2^(S scale log2(e) - lse2), dS = P (dP - delta): Dao, "FlashAttention-2", 2023
+// with S = x1 y1^T, dP = x2 y2^T, P = e^(S scale - lse), dS = P (dP - delta): Dao, "FlashAttention-2", 2023
 // (arXiv:2307.08691), equations of its section 3.1. S and dP are computed in both walks, so nothing is added by
 // several thread blocks and results have equal bits every run.
 //
@@ -218,7 +218,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #if ROW_SUMS
   float row_sum[2] = {0.f, 0.f};
 #endif
-  const float factor = (SHAPED ? 1.f : scale) * LOG2E;
+  const float factor = (SHAPED ? 1.f : scale) * LOG_UNIT;
 
   if (HALVES && steps) {
     wait_for<0>();
@@ -300,7 +300,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
 #pragma unroll
     for (int j = 0; j < COLS / 8; j++) {
-      float4 q;   // lse2 and delta of two columns (KV) or of the thread's two rows
+      float4 q;   // lse and delta of two columns (KV) or of the thread's two rows
       if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
       else q = make_float4(row_stats[0].x, row_stats[0].y, row_stats[1].x, row_stats[1].y);
 #if DROPOUT
