@@ -34,6 +34,11 @@ def test_shapes_fit(kernel, memory):
             assert is_tight == (shape.shared + shape.declared > memory)
 
 
+def blocks(shape):
+    """What an SM must have room for."""
+    return shape.constants["CTAS"] if shape.constants.get("WARP_ROWS") == 32 else 1
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_what_was_measured_is_kept_where_it_fits(kernel):
     """A GPU of 227 KB has the first shape of each kernel; less memory changes only what must."""
@@ -41,10 +46,10 @@ def test_what_was_measured_is_kept_where_it_fits(kernel):
     for bits, bucket in itertools.product((16, 32), BUCKETS):
         large = list(all_of(LARGE, kernel, bits, bucket))
         for memory in changed:
-            fits = all(shape.shared + shape.declared <= memory for _, shape in large)
+            fits = all((shape.shared + shape.declared) * blocks(shape) <= memory for _, shape in large)
             assert (list(all_of(memory, kernel, bits, bucket)) == large) == fits
             changed[memory] += not fits
-    assert 0 < changed[SMALL] < 2 * len(BUCKETS) and changed[MIDDLE] <= 2
+    assert 0 < changed[SMALL] < 2 * len(BUCKETS) and changed[MIDDLE] <= (5 if kernel == "tile_backward" else 2)
 
 
 @pytest.mark.parametrize("kernel, bits, bucket, rows, threads, shared", [
@@ -77,9 +82,10 @@ def test_layouts_have_the_rows_of_their_kernels(bits, bucket):
 
 
 def without_room(variants):
-    """Those of 16 bits, without the room for values of a bias, which takes memory that few cards have."""
-    return [(name, {key: value for key, value in constants.items() if key != "STAGED"})
-            for name, constants in variants if constants["BITS"] == 16]
+    """Those of 16 bits, without what takes memory that few cards have: values of a bias, two blocks for the gradient of
+    queries."""
+    return [(name, {key: value for key, value in constants.items() if key != "STAGED"}) for name, constants in variants
+            if constants["BITS"] == 16 and (name, constants.get("KV")) != ("tile_backward", 0)]
 
 
 def test_a_small_card_asks_for_kernels_of_its_own():

@@ -30,6 +30,9 @@ BACKWARD = {
     (32, 32): ((128, 64), 64, 2, 1), (32, 64): ((128, 64), 64, 2, 1), (32, 96): ((128, 64), 32, 2, 1),
     (32, 128): ((128, 64), 32, 2, 1), (32, 192): ((64,), 32, 1, 2), (32, 256): ((64,), 32, 1, 2),
 }
+# (bits, columns): the gradient of queries with 32 stationary rows a warp, where so many thread blocks fit: moving rows of a
+# step, tiles of them, thread blocks an SM has room for.
+QUERIES_BACKWARD = {(16, 32): (64, 2, 2), (16, 64): (64, 2, 2), (16, 96): (32, 2, 2), (16, 128): (32, 2, 2)}
 # (bits, columns): by stationary rows: moving rows of a step, tiles of them, thread blocks an SM has room for
 ROW_FORWARD = {
     (16, 32): {16: (64, 2, 4)}, (16, 64): {16: (64, 2, 4)}, (16, 96): {16: (64, 2, 3)}, (16, 128): {16: (64, 2, 3)},
@@ -96,7 +99,9 @@ def shape_of(memory, name, constants) -> Shape:
     if name not in _KERNELS:
         return Shape({}, THREADS, slices=SPREAD)
     shape = _KERNELS[name][0](_entry(memory, name, constants["BITS"], constants["HEAD_DIM"]), constants)
-    return _staged(shape, constants, memory) if name == "tile_forward" and constants.get("BIAS") == BY_CODE else shape
+    if name == "tile_forward" and constants.get("BIAS") == BY_CODE:
+        return _staged(shape, constants, memory)
+    return _of_queries(shape, constants, memory) if name == "tile_backward" and not constants["KV"] else shape
 
 
 def _staged(shape, c, memory):
@@ -105,6 +110,13 @@ def _staged(shape, c, memory):
     if c["BITS"] == 32 or shape.shared + shape.declared + values > memory // shape.constants["CTAS"]:
         return shape
     return shape._replace(constants={**shape.constants, "STAGED": 1}, shared=shape.shared + values)
+
+
+def _of_queries(shape, c, memory):
+    """The shape with more rows a warp, where there is one that fits."""
+    cols, stages, ctas = QUERIES_BACKWARD.get((c["BITS"], c["HEAD_DIM"]), (0, 0, 0))
+    wide = _backward_walk(c, cols, stages, 1, ctas, 32) if ctas else shape
+    return wide if (wide.shared + wide.declared) * ctas <= memory else shape
 
 
 @functools.cache
@@ -149,12 +161,16 @@ def _tile_forward(entry, c):
 
 def _tile_backward(entry, c):
     _, cols, stages, slices = entry
+    return _backward_walk(c, cols, stages, slices)
+
+
+def _backward_walk(c, cols, stages, slices, ctas=1, warp_rows=16):
     n = c["ROWS"]
     shared = 2 * (n + stages * cols) * _row_bytes(c) + stages * cols * (8 + n // 8)
     places = _places(c, cols)
     constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "STAGES": stages, "SLICES": slices, "PLACES": places,
-                 "HALVES": int(c["BITS"] == 32)}
-    return Shape(constants, 2 * n * slices, shared + (4 * n * cols if slices == 2 else 0),
+                 "HALVES": int(c["BITS"] == 32), "CTAS": ctas, "WARP_ROWS": warp_rows}
+    return Shape(constants, 32 * n * slices // warp_rows, shared + (4 * n * cols if slices == 2 else 0),
                  declared=_declared(cols, 4, 2, 16 * places + 128))
 
 

@@ -6,9 +6,10 @@
 // (arXiv:2307.08691), equations of its section 3.1. S and dP are computed in both walks, so nothing is added by
 // several thread blocks and results have equal bits every run.
 //
-// Grid: (most items of a place, places). Threads: 2 * ROWS * SLICES. Warp w has the 16 stationary rows from
-// 16 * (w % (ROWS / 16)) on and the D / SLICES result columns of slice w / (ROWS / 16). SLICES = 2 is for widths whose
+// Grid: (most items of a place, places). Threads: 32 * SLICES for each WARP_ROWS of the ROWS stationary rows. Warp w has those
+// from WARP_ROWS * (w % WARPS) on and the D / SLICES result columns of slice w / WARPS. SLICES = 2 is for widths whose
 // results do not fit a warp's registers: one warp computes S, the other dP, and they swap them through shared memory.
+// WARP_ROWS = 32 reads each moving row half as often as 16, and has registers for one result alone.
 // A step is COLS moving rows of one head. Reading runs ahead of the products: rows, statistics and bits one step, tokens
 // two, block numbers three, so no step waits for a chain of reads. STAGES = 1 keeps one tile of moving rows, not two.
 // shared: 2 * (ROWS + STAGES * COLS) * row_bytes + STAGES * COLS * (8 + ROWS / 8) + (SLICES == 2) * 4 * ROWS * COLS, where
@@ -17,7 +18,13 @@
 #define CTAS 1   // thread blocks an SM should have room for
 #endif
 
-constexpr int THREADS = 2 * ROWS * SLICES;
+#ifndef WARP_ROWS
+#define WARP_ROWS 16
+#endif
+
+constexpr int M = WARP_ROWS / 16;                // 16-row tiles of a warp
+constexpr int WARPS = ROWS / (16 * M);           // of a slice
+constexpr int THREADS = 32 * WARPS * SLICES;
 constexpr int W = D / SLICES;                    // result columns of a warp
 constexpr int STEPS = BLOCK_Y / COLS;            // of a block
 constexpr int WORDS = COLS / 32;                 // mask words of a row and step
@@ -26,32 +33,34 @@ constexpr int X_BYTES = TILE_BYTES<ROWS>, Y_BYTES = TILE_BYTES<COLS>;
 constexpr int STATS_AT = 2 * X_BYTES + 2 * STAGES * Y_BYTES;
 constexpr int MASKS_AT = STATS_AT + STAGES * COLS * 8;
 constexpr int SWAP_AT = MASKS_AT + STAGES * ROWS * WORDS * 4;
-static_assert(D % (16 * SLICES) == 0 && ROWS % 16 == 0 && BLOCK_Y % COLS == 0 && THREADS >= COLS && SLICES <= 2 && SWAP_AT % 16 == 0, "tile");
+static_assert(D % (16 * SLICES) == 0 && ROWS % 16 == 0 && BLOCK_Y % COLS == 0 && THREADS >= COLS && SLICES <= 2 && (M == 1 || SLICES == 1 && !KV) && SWAP_AT % 16 == 0, "tile");
 
 // A warp's results, times f: to rows of a partial tile from `part` on, or to the rows of tokens, of which each lane knows its
 // row's (-1: none). `tile`: rows of a tile that only this warp has read.
-__device__ __forceinline__ void write_results(float (&o)[1][W / 2], float f, int first, int width, int token, const Rows<result>& out, const Rows<float>& carry,
+__device__ __forceinline__ void write_results(float (&o)[M][W / 2], float f, int first, int width, int token, const Rows<result>& out, const Rows<float>& carry,
                                               int batch, int head, bool adds, float* part, u32 tile, int lane) {
   const int c = lane & 3;
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const int t = __shfl_sync(~0u, token, 8 * h + lane / 4);
-    const float* before = carry.at(batch, head) + t * carry.token;
+  for (int m = 0; m < M; m++)
 #pragma unroll
-    for (int j = 0; j < W / 8; j++) {
-      float &x = o[0][4 * j + 2 * h], &y = o[0][4 * j + 2 * h + 1];
-      const float2 sum = adds && t >= 0 ? read_pair_f32(before, first + 8 * j + 2 * c, width) : make_float2(0.f, 0.f);
-      x = fmaf(x, f, sum.x);
-      y = fmaf(y, f, sum.y);
-    }
-    auto pair = [&](int j) { return make_float2(o[0][4 * j + 2 * h], o[0][4 * j + 2 * h + 1]); };
-    if (part) write_row_f32<W>(part + (8 * h + lane / 4) * width, first, width, c, pair);
+    for (int h = 0; h < 2; h++) {
+      const int r = 16 * m + 8 * h + lane / 4, t = __shfl_sync(~0u, token, r);
+      const float* before = carry.at(batch, head) + t * carry.token;
+#pragma unroll
+      for (int j = 0; j < W / 8; j++) {
+        float &x = o[m][4 * j + 2 * h], &y = o[m][4 * j + 2 * h + 1];
+        const float2 sum = adds && t >= 0 ? read_pair_f32(before, first + 8 * j + 2 * c, width) : make_float2(0.f, 0.f);
+        x = fmaf(x, f, sum.x);
+        y = fmaf(y, f, sum.y);
+      }
+      auto pair = [&](int j) { return make_float2(o[m][4 * j + 2 * h], o[m][4 * j + 2 * h + 1]); };
+      if (part) write_row_f32<W>(part + r * width, first, width, c, pair);
 #if OUT32
-    else if (t >= 0) write_row_f32<W>(out.at(batch, head) + t * out.token, first, width, c, pair);
+      else if (t >= 0) write_row_f32<W>(out.at(batch, head) + t * out.token, first, width, c, pair);
 #endif
-  }
+    }
 #if !OUT32
-  if (!part) write_rows<1, W>(out, batch, head, token, first, width, tile, o, lane);
+  if (!part) write_rows<M, W>(out, batch, head, token, first, width, tile, o, lane);
 #endif
 }
 
@@ -98,7 +107,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   const u32 shared = shared_address(tiles), y_tiles = shared + 2 * X_BYTES;
   const Tile tx1 = tile_at(shared, ROWS), tx2 = tile_at(shared + X_BYTES, ROWS);
   __shared__ Step<COLS> moving[4];
-  const int thread = threadIdx.x, lane = thread % 32, c = lane & 3, row = thread / 32 % (ROWS / 16) * 16, slice = thread / (2 * ROWS);
+  const int thread = threadIdx.x, lane = thread % 32, c = lane & 3, row = thread / 32 % WARPS * 16 * M, slice = thread / (32 * WARPS);
 
   const int head_steps = item.z * STEPS;
   int ahead = 0, fetched = 0, fetch_head = y_head;   // steps of a head whose block is known, whose rows are fetched; the head of those
@@ -149,11 +158,13 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     if (KV) { first_token = if_loud(first_token, y_head); second_token = if_loud(second_token, y_head + (head_steps == 1 && steps > 1)); }
     if (thread < COLS) { tell(moving[0], first_token, first.y); tell(moving[1], second_token, second.y); }
   }
-  int t[2];
-  float2 row_stats[2];
+  __syncthreads();
+  fetch(0);
+  int t[M][2];
+  float2 row_stats[M][2];
 #if BIAS || DROPOUT
   __shared__ Sides<COLS> columns[4];   // of the moving rows of steps: two are known ahead
-  Side sides[1][2];
+  Side sides[M][2];
   Shaping shaping = shaping_of(options, batch, query_head, n_heads), ahead_shaping = shaping;   // of the two heads
   auto side_ahead = [&](int token) {   // and one step further
     const Side side = moving_side(ahead_shaping, y_codes, y_step, token);
@@ -166,13 +177,15 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   };
 #endif
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    t[h] = x_token(row + lane / 4 + 8 * h);
-    if (!KV) row_stats[h] = t[h] >= 0 ? stats[((i64)batch * n_heads + x_head) * n_x + t[h]] : make_float2(POS_INF, 0.f);
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      t[m][h] = x_token(row + lane / 4 + 16 * m + 8 * h);
+      if (!KV) row_stats[m][h] = t[m][h] >= 0 ? stats[((i64)batch * n_heads + x_head) * n_x + t[m][h]] : make_float2(POS_INF, 0.f);
 #if BIAS || DROPOUT
-    sides[0][h] = stationary_side(shaping, x_codes, x_step, t[h]);
+      sides[m][h] = stationary_side(shaping, x_codes, x_step, t[m][h]);
 #endif
-  }
+    }
 #if BIAS_GRAD == BY_SUM
   __shared__ StepSums sums[2];   // of the present step and of the one before
   __shared__ int2 row_ranges[THREADS / 32], col_ranges[4][COLS / 32];
@@ -181,8 +194,11 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   Span flushed;   // of the sums of the step before
   for (int i = thread; i < 2 * PLACES; i += THREADS) sums[i / PLACES].high[i % PLACES] = sums[i / PLACES].low[i % PLACES] = 0;
   {
-    const int2 found = joined_by_warp(joined(range_of(sides[0][0].code, t[0]), range_of(sides[0][1].code, t[1])));
-    if (lane == 0) row_ranges[thread / 32] = found;
+    int2 own = range_of(sides[0][0].code, t[0][0]);
+#pragma unroll
+    for (int i = 1; i < 2 * M; i++) own = joined(own, range_of(sides[i / 2][i % 2].code, t[i / 2][i % 2]));
+    own = joined_by_warp(own);
+    if (lane == 0) row_ranges[thread / 32] = own;
   }
 #endif
 #if BIAS || DROPOUT
@@ -205,19 +221,28 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   if (steps && thread < COLS)
     for (int i = 0; i < 2; i++) { const int token = moving[i].tokens[thread]; set_columns(i, side_ahead(token), token); }
 #endif
-  __syncthreads();
 #if BIAS_GRAD == BY_SUM
+  __syncthreads();
   const int2 rows_range = joined_all(row_ranges);
 #endif
-  fetch(0);
 
-  float sum1[1][W / 2], sum2[1][KV ? W / 2 : 4];
-#pragma unroll
-  for (int i = 0; i < W / 2; i++) { sum1[0][i] = 0.f; if (KV) sum2[0][i] = 0.f; }
-  u32 attended[2] = {0, 0};   // whether anything meets the thread's two rows: what does not must not spread NaN of its own
+  float sum1[M][W / 2], sum2[M][KV ? W / 2 : 4];
+  u32 attended[M][2];   // whether anything meets the thread's rows: what does not must not spread NaN of its own
 #if ROW_SUMS
-  float row_sum[2] = {0.f, 0.f};
+  float row_sum[M][2];
 #endif
+#pragma unroll
+  for (int m = 0; m < M; m++) {
+#pragma unroll
+    for (int i = 0; i < W / 2; i++) { sum1[m][i] = 0.f; if (KV) sum2[m][i] = 0.f; }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      attended[m][h] = 0;
+#if ROW_SUMS
+      row_sum[m][h] = 0.f;
+#endif
+    }
+  }
   const float factor = (SHAPED ? 1.f : scale) * LOG_UNIT;
 
   if (HALVES && steps) {
@@ -248,10 +273,10 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     const bool fits = span.fits(), counts = fits && !span.outside(options);
     flushed = counts ? span : Span();
 #endif
-    float s[1][COLS / 2], d[1][COLS / 2];
+    float s[M][COLS / 2], d[M][COLS / 2];
 #if SLICES == 1
-    scores<1, COLS>(s, tx1, row, t1, lane);
-    scores<1, COLS>(d, tx2, row, t2, lane);
+    scores<M, COLS>(s, tx1, row, t1, lane);
+    scores<M, COLS>(d, tx2, row, t2, lane);
 #else
     scores<1, COLS>(s, slice ? tx2 : tx1, row, slice ? t2 : t1, lane);
     swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
@@ -266,91 +291,112 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
       ahead_side = side_ahead(found_token);
     }
 #endif
-    Words<WORDS> bits[2];
-    {
-      const u32* m = (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row + lane / 4) * WORDS;
+    Words<WORDS> bits[M][2];
+    bool all = true;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+      const u32* own_bits = (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row + 16 * m + lane / 4) * WORDS;
       const bool masked = present.mask != 0;
 #pragma unroll
-      for (int w = 0; w < WORDS; w++)
+      for (int h = 0; h < 2; h++) {
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-          bits[h].w[w] = present.there[w] & (masked ? m[8 * h * WORDS + w] : ~0u);
-          attended[h] |= bits[h].w[w];
+        for (int w = 0; w < WORDS; w++) {
+          bits[m][h].w[w] = present.there[w] & (masked ? own_bits[8 * h * WORDS + w] : ~0u);
+          attended[m][h] |= bits[m][h].w[w];
         }
+        all = all && bits[m][h].all();
+      }
     }
 #if SOFTCAP
-    cap(s[0]);
 #if BIAS
-    float slopes[COLS / 2];
-#pragma unroll
-    for (int i = 0; i < COLS / 2; i++) { const float u = s[0][i] * inverse; slopes[i] = fmaf(-u, u, 1.f); }
+    float slopes[M][COLS / 2];
 #endif
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+      cap(s[m]);
+#if BIAS
+#pragma unroll
+      for (int i = 0; i < COLS / 2; i++) { const float u = s[m][i] * inverse; slopes[m][i] = fmaf(-u, u, 1.f); }
+#endif
+    }
 #elif SHAPED && !BIAS
 #pragma unroll
-    for (int i = 0; i < COLS / 2; i++) s[0][i] *= scale;
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
 #endif
 #if BIAS
-    add_bias<1, COLS>(s, options, shaping, sides, present_sides, SOFTCAP ? 1.f : scale, lane);
+    add_bias<M, COLS>(s, options, shaping, sides, present_sides, SOFTCAP ? 1.f : scale, lane);
 #endif
-    if (!__all_sync(~0u, bits[0].all() && bits[1].all())) {
-      apply_mask<COLS>(s[0], bits[0], bits[1], lane, nothing);
-      if (BIAS_GRAD) apply_mask<COLS>(d[0], bits[0], bits[1], lane, 0.f);   // a row of no pairs may hold NaN
+    if (!__all_sync(~0u, all)) {
+#pragma unroll
+      for (int m = 0; m < M; m++) {
+        apply_mask<COLS>(s[m], bits[m][0], bits[m][1], lane, nothing);
+        if (BIAS_GRAD) apply_mask<COLS>(d[m], bits[m][0], bits[m][1], lane, 0.f);   // a row of no pairs may hold NaN
+      }
     }
 
     // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
 #pragma unroll
-    for (int j = 0; j < COLS / 8; j++) {
-      float4 q;   // lse and delta of two columns (KV) or of the thread's two rows
-      if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
-      else q = make_float4(row_stats[0].x, row_stats[0].y, row_stats[1].x, row_stats[1].y);
-#if DROPOUT
-      Side two[2];
-      present_sides.get(8 * j + 2 * c, two);
-#endif
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int h = i / 2, at = 4 * j + i;
-        const bool second = KV ? i % 2 : h;
-        bool dropped = false;
-#if DROPOUT
-        dropped = is_dropped(options, sides[0][h], two[i % 2]);
-#endif
-#if SOFTCAP && !BIAS
-        const float u = s[0][at] * inverse, slope = fmaf(-u, u, 1.f);
-#endif
-        pair_gradient(s[0][at], d[0][at], second ? q.z : q.x, second ? q.w : q.y, factor, dropped, kept);
-#if ROW_SUMS
-        row_sum[h] += d[0][at];
-#endif
-#if SOFTCAP && !BIAS
-        d[0][at] *= slope;
-#endif
-      }
-    }
-#if BIAS_GRAD
-#if BIAS_GRAD == BY_SUM
-    if (slice == 0 && counts) sums[step % 2].add_tile<COLS>(d[0], sides[0], present_sides, span, coarse, lane);
-    if (slice == 0 && !fits)
-#else
-    if (slice == 0)
-#endif
+    for (int m = 0; m < M; m++)
 #pragma unroll
       for (int j = 0; j < COLS / 8; j++) {
+        float4 q;   // lse and delta of two columns (KV) or of the thread's two rows
+        if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
+        else q = make_float4(row_stats[m][0].x, row_stats[m][0].y, row_stats[m][1].x, row_stats[m][1].y);
+#if DROPOUT
         Side two[2];
         present_sides.get(8 * j + 2 * c, two);
+#endif
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-          if (d[0][4 * j + i] != 0.f) add_to_values(d[0][4 * j + i], options, shaping, sides[0][i / 2], two[i % 2], dvalues, grain);
+        for (int i = 0; i < 4; i++) {
+          const int h = i / 2, at = 4 * j + i;
+          const bool second = KV ? i % 2 : h;
+          bool dropped = false;
+#if DROPOUT
+          dropped = is_dropped(options, sides[m][h], two[i % 2]);
+#endif
+#if SOFTCAP && !BIAS
+          const float u = s[m][at] * inverse, slope = fmaf(-u, u, 1.f);
+#endif
+          pair_gradient(s[m][at], d[m][at], second ? q.z : q.x, second ? q.w : q.y, factor, dropped, kept);
+#if ROW_SUMS
+          row_sum[m][h] += d[m][at];
+#endif
+#if SOFTCAP && !BIAS
+          d[m][at] *= slope;
+#endif
+        }
       }
+#if BIAS_GRAD
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#if BIAS_GRAD == BY_SUM
+      if (slice == 0 && counts) sums[step % 2].add_tile<COLS>(d[m], sides[m], present_sides, span, coarse, lane);
+      if (slice == 0 && !fits)
+#else
+      if (slice == 0)
+#endif
+#pragma unroll
+        for (int j = 0; j < COLS / 8; j++) {
+          Side two[2];
+          present_sides.get(8 * j + 2 * c, two);
+#pragma unroll
+          for (int i = 0; i < 4; i++)
+            if (d[m][4 * j + i] != 0.f) add_to_values(d[m][4 * j + i], options, shaping, sides[m][i / 2], two[i % 2], dvalues, grain);
+        }
+    }
 #endif
 #if SOFTCAP && BIAS
 #pragma unroll
-    for (int i = 0; i < COLS / 2; i++) d[0][i] *= slopes[i];
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int i = 0; i < COLS / 2; i++) d[m][i] *= slopes[m][i];
 #endif
 #if KV
-    accumulate<1, COLS, W>(sum2, s, t2, slice * W, lane);
+    accumulate<M, COLS, W>(sum2, s, t2, slice * W, lane);
 #endif
-    accumulate<1, COLS, W>(sum1, d, t1, slice * W, lane);
+    accumulate<M, COLS, W>(sum1, d, t1, slice * W, lane);
 #if !BIAS && !DROPOUT
     const int found_token = found.attended();
 #endif
@@ -369,20 +415,21 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
   __syncthreads();
   sums[(steps + 1) % 2].flush<THREADS>(options, flushed, head_sums);
 #endif
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
 #if ROW_SUMS
-#pragma unroll
-  for (int h = 0; h < 2; h++)
-    add_row_sum(row_sum[h], slice == 0 && t[h] >= 0 && attended[h], row_sums + ((i64)batch * n_heads + x_head) * n_x + t[h], grain[0]);
+      add_row_sum(row_sum[m][h], slice == 0 && t[m][h] >= 0 && attended[m][h], row_sums + ((i64)batch * n_heads + x_head) * n_x + t[m][h], grain[0]);
 #endif
+      if (!attended[m][h])
 #pragma unroll
-  for (int h = 0; h < 2; h++)
-    if (!attended[h])
-#pragma unroll
-      for (int i = 0; i < W / 8; i++) {
-        sum1[0][4 * i + 2 * h] = sum1[0][4 * i + 2 * h + 1] = 0.f;
-        if (KV) sum2[0][4 * i + 2 * h] = sum2[0][4 * i + 2 * h + 1] = 0.f;
-      }
-  const int own = x_token(row + lane % 16);
+        for (int i = 0; i < W / 8; i++) {
+          sum1[m][4 * i + 2 * h] = sum1[m][4 * i + 2 * h + 1] = 0.f;
+          if (KV) sum2[m][4 * i + 2 * h] = sum2[m][4 * i + 2 * h + 1] = 0.f;
+        }
+    }
+  const int own = x_token(row + lane % (16 * M));
   const bool whole = item.w < 0;
   const i64 part_row = ((i64)blockIdx.y * n_slots + item.w) * ROWS + row;
   const u32 tile = (slice ? tx2 : tx1).from(row).at;
