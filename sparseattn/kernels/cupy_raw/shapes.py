@@ -30,7 +30,7 @@ BACKWARD = {
     (32, 32): ((128, 64), 64, 2, 1), (32, 64): ((128, 64), 64, 2, 1), (32, 96): ((128, 64), 32, 2, 1),
     (32, 128): ((128, 64), 32, 2, 1), (32, 192): ((64,), 32, 1, 2), (32, 256): ((64,), 32, 1, 2),
 }
-# (bits, columns): the gradient of queries with 32 stationary rows a warp, where so many thread blocks fit: moving rows of a
+# (bits, columns): the gradient of queries with 32 rows a warp, where so many thread blocks fit: moving rows of a
 # step, tiles of them, thread blocks an SM has room for.
 QUERIES_BACKWARD = {(16, 32): (64, 2, 2), (16, 64): (64, 2, 2), (16, 96): (32, 2, 2), (16, 128): (32, 2, 2)}
 # (bits, columns): by stationary rows: moving rows of a step, tiles of them, thread blocks an SM has room for
