@@ -184,11 +184,12 @@ __device__ __forceinline__ bool is_dropped(const Options& o, const Side& x, cons
 #endif
 
 #if BIAS
-// Scaled scores, or with scale = 1 capped ones, become what is exponentiated: the bias is added.
+// Scaled scores, or with scale = 1 capped ones, become what is exponentiated: the bias is added, in the part-th of so many
+// parts of the columns.
 template <int M, int N> __device__ __forceinline__ void add_bias(float (&s)[M][N / 2], const Options& o, const Shaping& shaping, const Side (&rows)[M][2],
-                                                                 const Sides<N>& columns, float scale, int lane) {
+                                                                 const Sides<N>& columns, float scale, int lane, int part = 0, int parts = 1) {
 #pragma unroll
-  for (int j = 0; j < N / 8; j++) {
+  for (int j = N / 8 * part / parts; j < N / 8 * (part + 1) / parts; j++) {
     Side two[2];
     columns.get(8 * j + 2 * (lane & 3), two);
 #pragma unroll

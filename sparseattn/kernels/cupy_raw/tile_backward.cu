@@ -276,7 +276,11 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     float s[M][COLS / 2], d[M][COLS / 2];
 #if SLICES == 1
     scores<M, COLS>(s, tx1, row, t1, lane);
+#if BIAS && !SOFTCAP
+    scores<M, COLS>(d, tx2, row, t2, lane, [&](int i) { add_bias<M, COLS>(s, options, shaping, sides, present_sides, scale, lane, i, D / 16); });
+#else
     scores<M, COLS>(d, tx2, row, t2, lane);
+#endif
 #else
     scores<1, COLS>(s, slice ? tx2 : tx1, row, slice ? t2 : t1, lane);
     swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
@@ -325,7 +329,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #pragma unroll
       for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
 #endif
-#if BIAS
+#if BIAS && (SOFTCAP || SLICES == 2)
     add_bias<M, COLS>(s, options, shaping, sides, present_sides, SOFTCAP ? 1.f : scale, lane);
 #endif
     if (!__all_sync(~0u, all)) {
