@@ -26,10 +26,10 @@ __device__ __forceinline__ Side moving_side(const Shaping& s, const code_t* code
   return KV ? query_side(s, codes, step, token) : key_side(codes, step, token);
 }
 
-// One pair: what is exponentiated (over `factor`), s, becomes the weight that multiplies y2 (1 / kept of it), dP in d becomes
+// One pair: what is exponentiated (over `factor`, with lse in logs), s, becomes the weight that multiplies y2 (1 / kept of it), dP in d becomes
 // dS. No weight is above 1, whatever rounding says.
 __device__ __forceinline__ void pair_gradient(float& s, float& d, float lse, float delta, float factor, bool dropped, float kept) {
-  const float p = ex2(fminf(fmaf(s, factor, -lse), 0.f) * (LOG2E / LOG_UNIT));
+  const float p = weight(fminf(fmaf(s, factor, -lse), 0.f));
 #if DROPOUT
   s = dropped ? 0.f : p;
   const float gap = fmaf(dropped ? 0.f : d, kept, -delta);
