@@ -30,8 +30,8 @@ BACKWARD = {
     (32, 32): ((128, 64), 64, 2, 1), (32, 64): ((128, 64), 64, 2, 1), (32, 96): ((128, 64), 32, 2, 1),
     (32, 128): ((128, 64), 32, 2, 1), (32, 192): ((64,), 32, 1, 2), (32, 256): ((64,), 32, 1, 2),
 }
-# (bits, columns): the gradient of queries with 32 rows a warp, where so many thread blocks fit: moving rows of a
-# step, tiles of them, thread blocks an SM has room for.
+# (bits, columns): the gradient of 128 queries with 32 a warp, where so many thread blocks fit: moving rows of a step,
+# tiles of them, thread blocks an SM has room for
 QUERIES_BACKWARD = {(16, 32): (64, 2, 2), (16, 64): (64, 2, 2), (16, 96): (32, 2, 2), (16, 128): (32, 2, 2)}
 # (bits, columns): by stationary rows: moving rows of a step, tiles of them, thread blocks an SM has room for
 ROW_FORWARD = {
@@ -115,7 +115,9 @@ def _staged(shape, c, memory):
 def _of_queries(shape, c, memory):
     """The shape with more rows a warp, where there is one that fits."""
     cols, stages, ctas = QUERIES_BACKWARD.get((c["BITS"], c["HEAD_DIM"]), (0, 0, 0))
-    wide = _backward_walk(c, cols, stages, 1, ctas, 32) if ctas else shape
+    if not ctas or c["ROWS"] < 128:  # two warps a block are too few
+        return shape
+    wide = _backward_walk(c, cols, stages, 1, ctas, 32)
     return wide if (wide.shared + wide.declared) * ctas <= memory else shape
 
 

@@ -45,13 +45,19 @@ __device__ __forceinline__ void write_results(float (&o)[M][W / 2], float f, int
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       const int r = 16 * m + 8 * h + lane / 4, t = __shfl_sync(~0u, token, r);
-      const float* before = carry.at(batch, head) + t * carry.token;
+      float2 sum[W / 8];
+#pragma unroll
+      for (int j = 0; j < W / 8; j++) sum[j] = make_float2(0.f, 0.f);
+      if (adds) {   // all are read before any is waited for; nobody reads some row
+        const float* before = carry.at(batch, head) + max(t, 0) * carry.token;
+#pragma unroll
+        for (int j = 0; j < W / 8; j++) sum[j] = read_pair_f32(before, first + 8 * j + 2 * c, width);
+      }
 #pragma unroll
       for (int j = 0; j < W / 8; j++) {
         float &x = o[m][4 * j + 2 * h], &y = o[m][4 * j + 2 * h + 1];
-        const float2 sum = adds && t >= 0 ? read_pair_f32(before, first + 8 * j + 2 * c, width) : make_float2(0.f, 0.f);
-        x = fmaf(x, f, sum.x);
-        y = fmaf(y, f, sum.y);
+        x = fmaf(x, f, sum[j].x);
+        y = fmaf(y, f, sum[j].y);
       }
       auto pair = [&](int j) { return make_float2(o[m][4 * j + 2 * h], o[m][4 * j + 2 * h + 1]); };
       if (part) write_row_f32<W>(part + r * width, first, width, c, pair);

@@ -271,14 +271,18 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
       const int token = __shfl_sync(~0u, own, r);
       const float own_old = __shfl_sync(~0u, old, r);
       float* kept_row = carry.at(batch, head) + token * carry.token;
-      if (resumes == 1 && own_old != 0.f)
+      if (resumes == 1) {   // all are read before any is waited for; nobody reads some row
+        const float* before = carry.at(batch, head) + max(token, 0) * carry.token;
+        float2 z[D / 8];
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) z[j] = read_pair_f32(before, 8 * j + 2 * c, v_dim);
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
-          const float2 z = read_pair_f32(kept_row, 8 * j + 2 * c, v_dim);
           float &x = o[m][4 * j + 2 * h], &y = o[m][4 * j + 2 * h + 1];
-          x = fmaf(own_old, z.x, x);
-          y = fmaf(own_old, z.y, y);
+          x = own_old == 0.f ? x : fmaf(own_old, z[j].x, x);
+          y = own_old == 0.f ? y : fmaf(own_old, z[j].y, y);
         }
+      }
       if (!whole || token >= 0 && keeps)
         write_row_f32<D>(whole ? kept_row : part_out + (part_row + r) * v_dim, 0, v_dim, c, [&](int j) { return make_float2(o[m][4 * j + 2 * h], o[m][4 * j + 2 * h + 1]); });
     }
