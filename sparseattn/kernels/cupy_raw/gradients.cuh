@@ -26,7 +26,19 @@ __device__ __forceinline__ Side moving_side(const Shaping& s, const code_t* code
   return KV ? query_side(s, codes, step, token) : key_side(codes, step, token);
 }
 
-// One pair: what is exponentiated (over `factor`, with lse in logs), s, becomes the weight that multiplies y2 (1 / kept of it), dP in d becomes
+// The weight of an exponent, which is at most 0. In float32 it is off by at most one unit in the last place, the instruction by
+// two: 2^n times a polynomial on [-log(2) / 2, log(2) / 2]. What is below 2^-126 is subnormal and counts as 0 later on.
+__device__ __forceinline__ float weight(float x) {
+#if BITS == 32
+  const float near = fmaxf(x, -87.5f), shifted = fmaf(near, LOG2E, 12582912.f), n = shifted - 12582912.f;
+  const float r = fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, near));
+  const float y = fmaf(fmaf(fmaf(fmaf(0.0013946594f, r, 0.0083691515f), r, 0.0416662619f), r, 0.166665167f), r, 0.5f);
+  return __uint_as_float(__float_as_uint(fmaf(y * r, r, r) + 1.f) + (__float_as_uint(shifted) << 23));
+#else
+  return ex2(x);
+#endif
+}
+// One pair: what is exponentiated (over `factor`), s, becomes the weight that multiplies y2 (1 / kept of it), dP in d becomes
 // dS. No weight is above 1, whatever rounding says.
 __device__ __forceinline__ void pair_gradient(float& s, float& d, float lse, float delta, float factor, bool dropped, float kept) {
   const float p = weight(fminf(fmaf(s, factor, -lse), 0.f));

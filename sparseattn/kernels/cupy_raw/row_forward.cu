@@ -85,7 +85,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   Row rows[1][2];
 #pragma unroll
   for (int i = 0; i < D / 2; i++) o[0][i] = 0.f;
-  const float unit = SHAPED ? 1.f : scale, factor = unit * LOG_UNIT, slack = 5.5f / unit;
+  const float unit = SHAPED ? 1.f : scale, scale2 = unit * LOG2E, slack = 8.f / scale2;
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
@@ -119,8 +119,8 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
       }
     }
     float base[1][2], f[1][2];
-    online_softmax(s, rows, factor, slack, base, f);
-    weigh<OWN / 2>(s[0], rows[0], factor, base[0]);
+    online_softmax(s, rows, scale2, slack, base, f);
+    weigh<OWN / 2>(s[0], rows[0], scale2, base[0]);
     rescale(o, f);
 #if DROPOUT
 #pragma unroll
@@ -153,8 +153,8 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   }
   __syncthreads();
   auto highest = [&](int row) { return fmaxf(fmaxf(states[row].x, states[HEADS + row].x), fmaxf(states[2 * HEADS + row].x, states[3 * HEADS + row].x)); };
-  auto share_of = [&](float m, float top) { return m == NEG_INF ? 0.f : weight((m - top) * factor); };
-  const float f0 = share_of(row0.m, highest(r)), f1 = share_of(row1.m, highest(r + 8));
+  auto factor = [&](float m, float top) { return m == NEG_INF ? 0.f : ex2((m - top) * scale2); };
+  const float f0 = factor(row0.m, highest(r)), f1 = factor(row1.m, highest(r + 8));
   float* mine = sums + (warp * HEADS + r) * SUM_WIDTH + 2 * c;
 #pragma unroll
   for (int j = 0; j < D / 8; j++) {
@@ -169,7 +169,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   const float top = highest(row);
   float l = 0.f;
 #pragma unroll
-  for (int w = 0; w < WARPS; w++) l += states[w * HEADS + row].y * share_of(states[w * HEADS + row].x, top);
+  for (int w = 0; w < WARPS; w++) l += states[w * HEADS + row].y * factor(states[w * HEADS + row].x, top);
   float f = l == 0.f ? 0.f : (DROPOUT ? kept : 1.f) / l, e = log_sum(top, l, unit), old = 0.f;
   const i64 at = ((i64)batch * n_heads + head) * n_x + x_token;
   const i64 part_row = ((i64)blockIdx.y * n_slots + item.w) * HEADS + row;

@@ -200,24 +200,6 @@ template <int M, int N> __device__ __forceinline__ void add_bias(float (&s)[M][N
 }
 #endif
 
-// ---- weights --------------------------------------------------------------------------------------
-// Exponents of weights are counted in these units: in float32 as they are, in 16 bits as powers of 2.
-constexpr float LOG_UNIT = BITS == 32 ? 1.f : LOG2E;
-// The weight of such an exponent, which is at most a little above 0. In float32 off by at most one unit in the last place (the
-// instruction is by two) and 0 below e^-87: 2^n times a polynomial on [-log(2) / 2, log(2) / 2].
-__device__ __forceinline__ float weight(float x) {
-#if BITS == 32
-  const bool none = x < -87.f;
-  const float near = none ? -87.f : x, shifted = fmaf(near, LOG2E, 12582912.f), n = shifted - 12582912.f;
-  const float r = fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, near));
-  const float y = fmaf(fmaf(fmaf(fmaf(0.0013946594f, r, 0.0083691515f), r, 0.0416662619f), r, 0.166665167f), r, 0.5f);
-  const float power = fmaf(y * r, r, r) + 1.f;
-  return none ? 0.f : __int_as_float(__float_as_int(power) + (__float_as_int(shifted) << 23));
-#else
-  return ex2(x);
-#endif
-}
-
 // ---- online softmax -------------------------------------------------------------------------------
 struct Row { float m = NEG_INF, l = 0.f; };
 // Exponents from here on: a rounded one would be off by whole numbers, so the maximum is taken off before scaling. In float32
@@ -225,8 +207,8 @@ struct Row { float m = NEG_INF, l = 0.f; };
 #define TOO_LARGE (BITS == 32 ? 0.f : 1.6e7f)
 
 // Scores s of 16 * M rows as the next in line: maxima and sums are brought up to them, and old output rows are to be
-// multiplied by f, which is 1 while a maximum has grown by under e^5.5, so most steps rescale nothing. Weights are
-// weight(s * c - base).
+// multiplied by f, which is 1 while a maximum has grown by under 2^8, so most steps rescale nothing. Weights are
+// 2^(s * c - base).
 template <int M, int N> __device__ __forceinline__ void online_softmax(float (&s)[M][N], Row (&rows)[M][2], float c, float slack, float (&base)[M][2], float (&f)[M][2]) {
   float x[M][2];
 #pragma unroll
@@ -250,7 +232,7 @@ template <int M, int N> __device__ __forceinline__ void online_softmax(float (&s
     for (int h = 0; h < 2; h++) {
       Row& row = rows[m][h];
       f[m][h] = 1.f;
-      if (x[m][h] > row.m + slack) { f[m][h] = weight((row.m - x[m][h]) * c); row.m = x[m][h]; }
+      if (x[m][h] > row.m + slack) { f[m][h] = ex2((row.m - x[m][h]) * c); row.m = x[m][h]; }
       row.l *= f[m][h];
       base[m][h] = row.m == NEG_INF ? 0.f : row.m * c;
       most = fmaxf(most, fabsf(base[m][h]));
@@ -273,8 +255,8 @@ template <int N> __device__ __forceinline__ void weigh(float* s, Row (&rows)[2],
     float even = 0.f, odd = 0.f;
 #pragma unroll
     for (int i = 2 * h; i < N; i += 4) {
-      s[i] = weight(fmaf(s[i], c, -base[h]));         even += s[i];
-      s[i + 1] = weight(fmaf(s[i + 1], c, -base[h])); odd += s[i + 1];
+      s[i] = ex2(fmaf(s[i], c, -base[h]));         even += s[i];
+      s[i + 1] = ex2(fmaf(s[i + 1], c, -base[h])); odd += s[i + 1];
     }
     rows[h].l += even + odd;
   }
@@ -367,6 +349,8 @@ template <int M, int N> __device__ __forceinline__ void write_rows(const Rows<el
 #endif
 }
 
+// What the backward counts exponents of weights in: in float32 they are as given, in 16 bits powers of 2.
+constexpr float LOG_UNIT = BITS == 32 ? 1.f : LOG2E;
 // The natural logarithm of a row's sum l of weights e^(unit (s - m)).
 __device__ __forceinline__ float log_sum(float m, float l, float unit) { return l == 0.f ? NEG_INF : fmaf(m, unit, logf(l)); }
 

@@ -147,7 +147,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #if SOFTCAP
   const Cap cap(scale, softcap);
 #endif
-  const float unit = SHAPED ? 1.f : scale, factor = unit * LOG_UNIT, slack = 5.5f / unit;
+  const float unit = SHAPED ? 1.f : scale, factor = unit * LOG2E, slack = 8.f / factor;
 
   if (HALVES && steps) { wait_for<0>(); split_tile<ROWS, THREADS>(sq); }
   if (steps) fetch_values(0, moving[0]);
