@@ -8,7 +8,7 @@
 //
 // 16 bits: m16n8k16. Float32 stands for two numbers, high + low, and three products, high x high + high x low + low x high.
 // The unit cuts its sums instead of rounding them, so sums of large products are short, and small ones have their own. Among
-// few columns errors do not average out, so there low x low counts too.
+// few columns errors do not average out, so there low x low counts too, and the bit that high and low lack, the rest.
 // HALVES = 1: numbers of float16, m16n8k16, made once for all warps. Each row has a unit, a power of two that its numbers
 // are counted in, so that none leaves the range of float16. HALVES = 0: tf32, m16n8k8, which every warp makes for itself.
 #if BITS == 32 && !HALVES
@@ -27,8 +27,6 @@ __device__ __forceinline__ void first_mma(float* d, const u32* a, u32 b0, u32 b1
   asm volatile(MMA " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
                : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.f));
 }
-
-constexpr bool FEW = BITS == 32 && D == 32;
 
 #if BITS == 16 || HALVES
 __device__ __forceinline__ void ldsm(u32 (&r)[4], u32 a) {
@@ -119,6 +117,11 @@ __device__ __forceinline__ void split(float x, float y, float inverse, u32& high
   const float2 whole = unpack2(high);
   low = pack2((x - whole.x) * 2048.f, (y - whole.y) * 2048.f);
 }
+// What both leave of them.
+__device__ __forceinline__ u32 rest_of(float x, float y, float inverse, u32 high, u32 low) {
+  const float2 whole = unpack2(high), part = unpack2(low);
+  return pack2(((x * inverse - whole.x) * 2048.f - part.x) * 2048.f, ((y * inverse - whole.y) * 2048.f - part.y) * 2048.f);
+}
 // Rows of float32 become their high numbers and behind them their low ones, in place. Each thread does so with what it
 // loaded by load_tile<N, THREADS>, so only the threads of a row wait for each other.
 template <int N, int THREADS> __device__ __forceinline__ void split_tile(const Tile& tile) {
@@ -149,6 +152,10 @@ template <int N, int THREADS> __device__ __forceinline__ void split_tile(const T
       const int c = c0 + p * LANES;
       asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(chunk_at(tile.at, row, c / 2) + c % 2 * 8), "r"(high[0]), "r"(high[1]) : "memory");
       asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(chunk_at(tile.at, row, c / 2 + LOW) + c % 2 * 8), "r"(low[0]), "r"(low[1]) : "memory");
+      if (FEW) {
+        const u32 first = rest_of(x[p][0], x[p][1], unit.inverse, high[0], low[0]), second = rest_of(x[p][2], x[p][3], unit.inverse, high[1], low[1]);
+        asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(tile.rests + row * REST_BYTES + 8 * c), "r"(first), "r"(second) : "memory");
+      }
     }
     if (c0 == 0) asm volatile("st.shared.f32 [%0], %1;" ::"r"(tile.units + 4 * row), "f"(unit.unit) : "memory");
   }
@@ -161,9 +168,10 @@ template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N /
   float low[M][N / 2], least[M][FEW ? N / 2 : 8];
 #pragma unroll
   for (int kk = 0; kk < D / 16; kk++) {
-    u32 high_a[M][4], low_a[M][4], high_b[4], low_b[4];
+    u32 high_a[M][4], low_a[M][4], high_b[4], low_b[4], rest_a[M][4], rest_b[4];
 #pragma unroll
     for (int m = 0; m < M; m++) {
+      if (FEW) ldsm(rest_a[m], x.rests + (row + 16 * m + lane % 16) * REST_BYTES + (2 * kk + lane / 16) * 16);
       ldsm(high_a[m], chunk_behind(first_x, 2 * kk) + 16 * m * ROW_BYTES);
       ldsm(low_a[m], chunk_behind(first_x, 2 * kk + LOW) + 16 * m * ROW_BYTES);
     }
@@ -171,6 +179,7 @@ template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N /
     for (int n = 0; n < N / 16; n++) {
       ldsm(high_b, chunk_behind(first_y, 2 * kk) + 16 * n * ROW_BYTES);
       ldsm(low_b, chunk_behind(first_y, 2 * kk + LOW) + 16 * n * ROW_BYTES);
+      if (FEW) ldsm(rest_b, y.rests + (16 * n + lane % 8 + lane / 16 * 8) * REST_BYTES + (2 * kk + lane / 8 % 2) * 16);
 #pragma unroll
       for (int m = 0; m < M; m++) {
         float high[8], *own = s[m] + 8 * n, *small = low[m] + 8 * n;
@@ -185,6 +194,8 @@ template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N /
           for (int g = 0; g < 2; g++) {
             float* to = least[m] + 8 * n + 4 * g;
             kk ? mma(to, low_a[m], low_b[2 * g], low_b[2 * g + 1]) : first_mma(to, low_a[m], low_b[2 * g], low_b[2 * g + 1]);
+            mma(to, rest_a[m], high_b[2 * g], high_b[2 * g + 1]);
+            mma(to, high_a[m], rest_b[2 * g], rest_b[2 * g + 1]);
           }
 #pragma unroll
         for (int i = 0; i < 8; i++) own[i] = kk ? own[i] + high[i] : high[i];
@@ -239,10 +250,11 @@ template <int M, int N, int W> __device__ __forceinline__ void accumulate(float 
   }
 #pragma unroll
   for (int n = 0; n < W / 16; n++) {
-    float high[M][8], low[M][8];
+    float high[M][8], low[M][8], least[M][8];
 #pragma unroll
     for (int kk = 0; kk < N / 16; kk++) {
-      u32 high_b[4], low_b[4];
+      u32 high_b[4], low_b[4], rest_b[4];
+      if (FEW) ldsm_t(rest_b, y.rests + (16 * kk + lane % 16) * REST_BYTES + (column / 8 + 2 * n + lane / 16) * 16);
       ldsm_t(high_b, chunk_behind(first, column / 8 + 2 * n) + 16 * kk * ROW_BYTES);
       ldsm_t(low_b, chunk_behind(first, column / 8 + 2 * n + LOW) + 16 * kk * ROW_BYTES);
 #pragma unroll
@@ -254,7 +266,13 @@ template <int M, int N, int W> __device__ __forceinline__ void accumulate(float 
         for (int g = 0; g < 2; g++) kk ? mma(low[m] + 4 * g, al, high_b[2 * g], high_b[2 * g + 1]) : first_mma(low[m] + 4 * g, al, high_b[2 * g], high_b[2 * g + 1]);
 #pragma unroll
         for (int g = 0; g < 2; g++) mma(low[m] + 4 * g, ah, low_b[2 * g], low_b[2 * g + 1]);
+        if (FEW)
+#pragma unroll
+          for (int g = 0; g < 2; g++) kk ? mma(least[m] + 4 * g, ah, rest_b[2 * g], rest_b[2 * g + 1]) : first_mma(least[m] + 4 * g, ah, rest_b[2 * g], rest_b[2 * g + 1]);
         const bool last = kk + 1 == N / 16;
+        if (FEW && last)
+#pragma unroll
+          for (int i = 0; i < 8; i++) low[m][i] = fmaf(least[m][i], LOW_UNIT, low[m][i]);
         if (kk % 2 || last)   // sums of 32 numbers
 #pragma unroll
           for (int i = 0; i < 8; i++) o[m][8 * n + i] = fmaf(last ? fmaf(low[m][i], LOW_UNIT, high[m][i]) : high[m][i], unit[m][i / 2 % 2], o[m][8 * n + i]);
@@ -264,27 +282,32 @@ template <int M, int N, int W> __device__ __forceinline__ void accumulate(float 
 }
 #else
 __device__ __forceinline__ float word(u32 a) { float x; asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(a) : "memory"); return x; }
-// high: the 11 leading bits, rounded; low: what is left, rounded too, since the unit cuts off all further bits
-__device__ __forceinline__ void split(float x, u32& high, u32& low) {
+// high: the 11 leading bits, rounded; low: what is left, rounded too, since the unit cuts off all further bits; rest: what both
+// leave, where it counts
+__device__ __forceinline__ void split(float x, u32& high, u32& low, u32& rest) {
   high = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
-  low = __float_as_uint(x - __uint_as_float(high)) + 0x1000u;
+  const float left = x - __uint_as_float(high);
+  low = __float_as_uint(left) + 0x1000u;
+  rest = FEW ? __float_as_uint(left - __uint_as_float(low & 0xffffe000u)) : 0u;
 }
 
 // 16 rows and 8 columns of a left factor.
 struct Split {
-  u32 high[4], low[4];
-  __device__ __forceinline__ void set(float a, float b, float c, float d) { split(a, high[0], low[0]); split(b, high[1], low[1]); split(c, high[2], low[2]); split(d, high[3], low[3]); }
+  u32 high[4], low[4], rest[4];
+  __device__ __forceinline__ void set(float a, float b, float c, float d) {
+    split(a, high[0], low[0], rest[0]); split(b, high[1], low[1], rest[1]); split(c, high[2], low[2], rest[2]); split(d, high[3], low[3], rest[3]);
+  }
 };
-// sum += the left factor x, 8 * K columns wide, times GROUPS groups of 8 columns; read(k, g, high, low) gives the thread's
-// two numbers of group g and the k-th 8 rows. The small products have sums of their own, so that the large ones are cut K
+// sum += the left factor x, 8 * K columns wide, times GROUPS groups of 8 columns; read(k, g, high, low, rest) gives the
+// thread's two numbers of group g and the k-th 8 rows. The small products have sums of their own, so that the large ones are cut K
 // times only; several groups at once, since a product waits for the one before it in its sum.
 template <int K, int GROUPS, class Read> __device__ __forceinline__ void add_products(float* sum, const Split (&x)[K], Read read) {
   float high[GROUPS][4], low[GROUPS][4];
 #pragma unroll
   for (int k = 0; k < K; k++) {
-    u32 h[GROUPS][2], l[GROUPS][2];
+    u32 h[GROUPS][2], l[GROUPS][2], rest[GROUPS][2];
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++) read(k, g, h[g], l[g]);
+    for (int g = 0; g < GROUPS; g++) read(k, g, h[g], l[g], rest[g]);
 #pragma unroll
     for (int g = 0; g < GROUPS; g++) k ? mma(low[g], x[k].low, h[g][0], h[g][1]) : first_mma(low[g], x[k].low, h[g][0], h[g][1]);
 #pragma unroll
@@ -293,7 +316,11 @@ template <int K, int GROUPS, class Read> __device__ __forceinline__ void add_pro
     for (int g = 0; g < GROUPS; g++) mma(low[g], x[k].high, l[g][0], l[g][1]);
     if (FEW)
 #pragma unroll
-      for (int g = 0; g < GROUPS; g++) mma(low[g], x[k].low, l[g][0], l[g][1]);
+      for (int g = 0; g < GROUPS; g++) {
+        mma(low[g], x[k].low, l[g][0], l[g][1]);
+        mma(low[g], x[k].rest, h[g][0], h[g][1]);
+        mma(low[g], x[k].high, rest[g][0], rest[g][1]);
+      }
   }
 #pragma unroll
   for (int g = 0; g < GROUPS; g++)
@@ -319,9 +346,9 @@ template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N /
     constexpr int GROUPS = GROUPS_OF<N>;
 #pragma unroll
     for (int n = 0; n < N / 8; n += GROUPS)
-      add_products<4, GROUPS>(s[0] + 4 * n, left, [&](int k, int g, u32 (&h)[2], u32 (&l)[2]) {
+      add_products<4, GROUPS>(s[0] + 4 * n, left, [&](int k, int g, u32 (&h)[2], u32 (&l)[2], u32 (&rest)[2]) {
         const u32 at = y.at + (8 * (n + g) + r) * ROW_BYTES + (part + 8 * k + t) * 4;
-        split(word(at), h[0], l[0]); split(word(at + 16), h[1], l[1]);
+        split(word(at), h[0], l[0], rest[0]); split(word(at + 16), h[1], l[1], rest[1]);
       });
   }
 }
@@ -336,9 +363,9 @@ template <int M, int N, int W> __device__ __forceinline__ void accumulate(float 
     for (int k = 0; k < K; k++) left[k].set(p[0][4 * (j + k)], p[0][4 * (j + k) + 2], p[0][4 * (j + k) + 1], p[0][4 * (j + k) + 3]);
 #pragma unroll
     for (int n = 0; n < W / 8; n += GROUPS)
-      add_products<K, GROUPS>(o[0] + 4 * n, left, [&](int k, int g, u32 (&h)[2], u32 (&l)[2]) {
+      add_products<K, GROUPS>(o[0] + 4 * n, left, [&](int k, int g, u32 (&h)[2], u32 (&l)[2], u32 (&rest)[2]) {
         const u32 at = y.at + (8 * (j + k) + 2 * t) * ROW_BYTES + (column + 8 * (n + g) + r) * 4;
-        split(word(at), h[0], l[0]); split(word(at + ROW_BYTES), h[1], l[1]);
+        split(word(at), h[0], l[0], rest[0]); split(word(at + ROW_BYTES), h[1], l[1], rest[1]);
       });
   }
 }

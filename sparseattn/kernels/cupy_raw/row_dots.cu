@@ -8,7 +8,7 @@
 // delta equals dP, and its gradient is 0 as it should be.
 //
 // Grid: (tiles of ROWS queries, batch * n_heads). Threads: 2 * ROWS, a warp for 16 rows.
-// shared: 2 * ROWS * (HEAD_DIM * BITS / 8 + 16)
+// shared: 2 * ROWS * (HEAD_DIM * BITS / 8 + 16), in float32 of 32 columns 64 more a row
 constexpr int THREADS = 2 * ROWS;
 
 // Whether a row of a tile holds zeros alone, of either sign.

@@ -141,6 +141,11 @@ def _row_bytes(c):
     return c["HEAD_DIM"] * c["BITS"] // 8 + 16
 
 
+def _halved_row_bytes(c):
+    """Short rows of float32 have a third part."""
+    return _row_bytes(c) + (2 * c["HEAD_DIM"] if (c["BITS"], c["HEAD_DIM"]) == (32, 32) else 0)
+
+
 def _declared(cols, steps, sides, more):
     """Bytes of some steps' tokens and sides, with all options, and of what is more, up to where tiles can begin."""
     return -(-(steps * (4 * cols + 16) + sides * 20 * cols + more) // 128) * 128
@@ -157,7 +162,7 @@ def _tile_forward(entry, c):
     warp_rows = 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
     words = c["ROWS"] * (cols // 8 + (8 if c["BITS"] == 16 else 0))  # of masks, and codes of rows
     constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": ctas, "HALVES": int(c["BITS"] == 32)}
-    return Shape(constants, 32 * c["ROWS"] // warp_rows, (c["ROWS"] + 2 * cols) * _row_bytes(c),
+    return Shape(constants, 32 * c["ROWS"] // warp_rows, (c["ROWS"] + 2 * cols) * _halved_row_bytes(c),
                  declared=_declared(cols, 2, 2, words))
 
 
@@ -168,7 +173,7 @@ def _tile_backward(entry, c):
 
 def _backward_walk(c, cols, stages, slices, ctas=1, warp_rows=16):
     n = c["ROWS"]
-    shared = 2 * (n + stages * cols) * _row_bytes(c) + stages * cols * (8 + n // 8)
+    shared = 2 * (n + stages * cols) * _halved_row_bytes(c) + stages * cols * (8 + n // 8)
     places = _places(c, cols)
     constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "STAGES": stages, "SLICES": slices, "PLACES": places,
                  "HALVES": int(c["BITS"] == 32), "CTAS": ctas, "WARP_ROWS": warp_rows}
@@ -192,7 +197,7 @@ def _row_backward(entry, c):
 
 def _row_dots(c):
     rows = 64 if c["HEAD_DIM"] * c["BITS"] <= 4096 else 32
-    return Shape({"ROWS": rows, "HALVES": int(c["BITS"] == 32)}, 2 * rows, 2 * rows * _row_bytes(c))
+    return Shape({"ROWS": rows, "HALVES": int(c["BITS"] == 32)}, 2 * rows, 2 * rows * _halved_row_bytes(c))
 
 
 def too_large(name, constants, memory):

@@ -13,7 +13,7 @@
 // A step is COLS moving rows of one head. Reading runs ahead of the products: rows, statistics and bits one step, tokens
 // two, block numbers three, so no step waits for a chain of reads. STAGES = 1 keeps one tile of moving rows, not two.
 // shared: 2 * (ROWS + STAGES * COLS) * row_bytes + STAGES * COLS * (8 + ROWS / 8) + (SLICES == 2) * 4 * ROWS * COLS, where
-//   row_bytes = HEAD_DIM * BITS / 8 + 16; and 4 Steps of a fixed size
+//   row_bytes = HEAD_DIM * BITS / 8 + 16, in float32 of 32 columns 64 more; and 4 Steps of a fixed size
 #ifndef CTAS
 #define CTAS 1   // thread blocks an SM should have room for
 #endif

@@ -5,7 +5,7 @@
 // different banks, a row is 16 bytes longer, or, where it has whole groups of 8 chunks, its chunks change places within
 // the groups: then no row begins in the middle of 128 bytes, which writing takes longer for.
 // HALVES = 1, for float32: rows become numbers of 16 bits in place (products.cuh). Behind the rows of such a tile lie their
-// units.
+// units, and where they are short, what is left of their numbers.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -52,6 +52,8 @@ constexpr int LANES = CHUNKS % 32 ? CHUNKS & -CHUNKS : 32;   // neighbouring thr
 constexpr bool SWIZZLED = BITS == 16 ? D == 64 || D == 128 || D == 256 : HALVES;
 constexpr int ROW_BYTES = D * BITS / 8 + (SWIZZLED ? 0 : 16);
 constexpr int UNIT_BYTES = HALVES ? 4 : 0;
+constexpr bool FEW = BITS == 32 && D == 32;
+constexpr int REST_BYTES = HALVES && FEW ? 2 * D : 0;
 #define NEG_INF (__int_as_float(0xff800000))
 #define POS_INF (__int_as_float(0x7f800000))
 #define LOG2E 1.4426950408889634f
@@ -67,14 +69,14 @@ template <class T> struct Rows {
 __device__ __forceinline__ u32 chunk_at(u32 tile, int row, int c) { return tile + row * ROW_BYTES + (SWIZZLED ? c ^ (row & 7) : c) * 16; }
 // The same for a chunk an even number of chunks behind that at `first`, which is number 0 or 1 of a group of 8.
 __device__ __forceinline__ u32 chunk_behind(u32 first, int n) { return SWIZZLED ? (first ^ n % 8 * 16) + n / 8 * 128 : first + n * 16; }
-// Where a tile begins in shared memory, and the units of its rows.
+// Where a tile begins in shared memory, and the units and rests of its rows.
 struct Tile {
-  u32 at, units;
-  __device__ __forceinline__ Tile from(int row) const { return {at + row * ROW_BYTES, units + row * UNIT_BYTES}; }
+  u32 at, units, rests;
+  __device__ __forceinline__ Tile from(int row) const { return {at + row * ROW_BYTES, units + row * UNIT_BYTES, rests + row * REST_BYTES}; }
 };
 // Bytes of a tile of N rows; where it begins at a multiple of 128 bytes, so does what follows.
-template <int N> constexpr int TILE_BYTES = N * ROW_BYTES + (N * UNIT_BYTES + 127) / 128 * 128;
-__device__ __forceinline__ Tile tile_at(u32 at, int n) { return {at, at + n * ROW_BYTES}; }
+template <int N> constexpr int TILE_BYTES = N * ROW_BYTES + (N * (UNIT_BYTES + REST_BYTES) + 127) / 128 * 128;
+__device__ __forceinline__ Tile tile_at(u32 at, int n) { return {at, at + n * ROW_BYTES, at + n * (ROW_BYTES + UNIT_BYTES)}; }
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 __device__ __forceinline__ float ex2(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 
