@@ -150,6 +150,13 @@ WALKS = {
 }
 
 
+@pytest.mark.parametrize("n", [70, 1], ids=["tiles", "rows"])
+def test_few_columns_of_float32_keep_every_bit(n, backend):
+    """A query with one key has its value as it is."""
+    q, k, v = np.random.default_rng(2).standard_normal((3, 2, 3, n, 20)).astype(np.float32)
+    np.testing.assert_array_equal(sa.attend(q, k, v, patterns.sliding_window(n, left=0), backend=backend), v)
+
+
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("layout", WIDE_LAYOUTS, ids=str)
 @pytest.mark.parametrize("walk", WALKS)

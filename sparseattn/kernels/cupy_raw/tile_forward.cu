@@ -7,8 +7,7 @@
 // before are multiplied: a warp's products alone do not keep the unit busy.
 // STAGED = 1, for a bias of one value a pair: values of a step whose keys and queries lie side by side are fetched like keys.
 // shared: (ROWS + 2 * COLS) * (HEAD_DIM * BITS / 8 + 16), in float32 of 32 columns 64 more a row, with STAGED
-//   ROWS * (COLS + 8) * 4 more; and 2 Steps and the words of
-//   a mask of a fixed size
+//   ROWS * (COLS + 8) * 4 more; and 2 Steps and the words of a mask of a fixed size
 #ifndef STAGED
 #define STAGED 0
 #endif
