@@ -261,12 +261,11 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     for (int h = 0; h < 2; h++) {
       const int r = 16 * m + 8 * h + lane / 4;
       const float own_f = __shfl_sync(~0u, f, r);
-      auto numbers = [&](auto change) {
+      if (some_silent && own_f == 0.f)   // whatever the values that others of the tile attend
 #pragma unroll
-        for (int i = 2 * h; i < D / 2; i += 4) { o[m][i] = change(o[m][i]); o[m][i + 1] = change(o[m][i + 1]); }
-      };
-      if (some_silent) numbers([&](float x) { return own_f == 0.f ? 0.f : x; });   // whatever the values that others of the tile attend
-      numbers([&](float x) { return x * own_f; });
+        for (int i = 2 * h; i < D / 2; i += 4) o[m][i] = o[m][i + 1] = 0.f;
+#pragma unroll
+      for (int i = 2 * h; i < D / 2; i += 4) { o[m][i] *= own_f; o[m][i + 1] *= own_f; }
       if (whole && !resumes && !keeps) continue;
       const int token = __shfl_sync(~0u, own, r);
       const float own_old = __shfl_sync(~0u, old, r);
