@@ -49,7 +49,8 @@ def test_what_was_measured_is_kept_where_it_fits(kernel):
             fits = all((shape.shared + shape.declared) * blocks(shape) <= memory for _, shape in large)
             assert (list(all_of(memory, kernel, bits, bucket)) == large) == fits
             changed[memory] += not fits
-    assert changed[SMALL] > 0 and changed[MIDDLE] <= (5 if kernel == "tile_backward" else 2)
+    backward = kernel == "tile_backward"  # its warps of 32 rows want room for two blocks
+    assert 0 < changed[SMALL] < 2 * len(BUCKETS) + backward and changed[MIDDLE] <= 2 + 3 * backward
 
 
 @pytest.mark.parametrize("kernel, bits, bucket, rows, threads, shared", [
