@@ -233,7 +233,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #endif
 
   float sum1[M][W / 2], sum2[M][KV ? W / 2 : 4];
-  u32 attended[M][2];   // whether anything meets the thread's rows: what does not must not spread NaN of its own
+  bool attended[M][2];   // whether anything meets the thread's rows: what does not must not spread NaN of its own
 #if ROW_SUMS
   float row_sum[M][2];
 #endif
@@ -243,7 +243,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     for (int i = 0; i < W / 2; i++) { sum1[m][i] = 0.f; if (KV) sum2[m][i] = 0.f; }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      attended[m][h] = 0;
+      attended[m][h] = false;
 #if ROW_SUMS
       row_sum[m][h] = 0.f;
 #endif
@@ -279,19 +279,21 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     const bool fits = span.fits(), counts = fits && !span.outside(options);
     flushed = counts ? span : Span();
 #endif
+    const Pairs<M, COLS> pairs(present, (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row) * WORDS, lane);
     float s[M][COLS / 2], d[M][COLS / 2];
+    if (pairs.some) {
 #if SLICES == 1
-    scores<M, COLS>(s, tx1, row, t1, lane);
+      scores<M, COLS>(s, tx1, row, t1, lane);
 #if BIAS && !SOFTCAP
-    scores<M, COLS>(d, tx2, row, t2, lane, [&](int i) { add_bias<M, COLS>(s, options, shaping, sides, present_sides, scale, lane, i, D / 16); });
+      scores<M, COLS>(d, tx2, row, t2, lane, [&](int i) { add_bias<M, COLS>(s, options, shaping, sides, present_sides, scale, lane, i, D / 16); });
 #else
-    scores<M, COLS>(d, tx2, row, t2, lane);
+      scores<M, COLS>(d, tx2, row, t2, lane);
 #endif
 #else
-    scores<1, COLS>(s, slice ? tx2 : tx1, row, slice ? t2 : t1, lane);
-    swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
+      scores<1, COLS>(s, slice ? tx2 : tx1, row, slice ? t2 : t1, lane);
+      swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
 #endif
-
+    }
 #if BIAS || DROPOUT
     Side ahead_side;
     int found_token;
@@ -301,112 +303,100 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
       ahead_side = side_ahead(found_token);
     }
 #endif
-    Words<WORDS> bits[M][2];
-    bool all = true;
-#pragma unroll
-    for (int m = 0; m < M; m++) {
-      const u32* own_bits = (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row + 16 * m + lane / 4) * WORDS;
-      const bool masked = present.mask != 0;
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-#pragma unroll
-        for (int w = 0; w < WORDS; w++) {
-          bits[m][h].w[w] = present.there[w] & (masked ? own_bits[8 * h * WORDS + w] : ~0u);
-          attended[m][h] |= bits[m][h].w[w];
-        }
-        all = all && bits[m][h].all();
-      }
-    }
+    if (pairs.some) {
 #if SOFTCAP
 #if BIAS
-    float slopes[M][COLS / 2];
+      float slopes[M][COLS / 2];
 #endif
-#pragma unroll
-    for (int m = 0; m < M; m++) {
-      cap(s[m]);
-#if BIAS
-#pragma unroll
-      for (int i = 0; i < COLS / 2; i++) { const float u = s[m][i] * inverse; slopes[m][i] = fmaf(-u, u, 1.f); }
-#endif
-    }
-#elif SHAPED && !BIAS
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-      for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
-#endif
-#if BIAS && (SOFTCAP || SLICES == 2)
-    add_bias<M, COLS>(s, options, shaping, sides, present_sides, SOFTCAP ? 1.f : scale, lane);
-#endif
-    if (!__all_sync(~0u, all)) {
 #pragma unroll
       for (int m = 0; m < M; m++) {
-        apply_mask<COLS>(s[m], bits[m][0], bits[m][1], lane, nothing);
-        if (BIAS_GRAD) apply_mask<COLS>(d[m], bits[m][0], bits[m][1], lane, 0.f);   // a row of no pairs may hold NaN
+        cap(s[m]);
+#if BIAS
+#pragma unroll
+        for (int i = 0; i < COLS / 2; i++) { const float u = s[m][i] * inverse; slopes[m][i] = fmaf(-u, u, 1.f); }
+#endif
       }
-    }
+#elif SHAPED && !BIAS
+#pragma unroll
+      for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
+#endif
+#if BIAS && (SOFTCAP || SLICES == 2)
+      add_bias<M, COLS>(s, options, shaping, sides, present_sides, SOFTCAP ? 1.f : scale, lane);
+#endif
+#pragma unroll
+      for (int m = 0; m < M; m++) {
+        if (pairs.all) { attended[m][0] = attended[m][1] = true; continue; }
+        const Words<WORDS> bits[2] = {pairs.of(m, 0), pairs.of(m, 1)};
+#pragma unroll
+        for (int h = 0; h < 2; h++) attended[m][h] = attended[m][h] || bits[h].any();
+        apply_mask<COLS>(s[m], bits[0], bits[1], lane, nothing);
+        if (BIAS_GRAD) apply_mask<COLS>(d[m], bits[0], bits[1], lane, 0.f);   // a row of no pairs may hold NaN
+      }
 
-    // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
+      // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
 #pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-      for (int j = 0; j < COLS / 8; j++) {
-        float4 q;   // lse and delta of two columns (KV) or of the thread's two rows
-        if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
-        else q = make_float4(row_stats[m][0].x, row_stats[m][0].y, row_stats[m][1].x, row_stats[m][1].y);
-#if DROPOUT
-        Side two[2];
-        present_sides.get(8 * j + 2 * c, two);
-#endif
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const int h = i / 2, at = 4 * j + i;
-          const bool second = KV ? i % 2 : h;
-          bool dropped = false;
-#if DROPOUT
-          dropped = is_dropped(options, sides[m][h], two[i % 2]);
-#endif
-#if SOFTCAP && !BIAS
-          const float u = s[m][at] * inverse, slope = fmaf(-u, u, 1.f);
-#endif
-          pair_gradient(s[m][at], d[m][at], second ? q.z : q.x, second ? q.w : q.y, factor, dropped, kept);
-#if ROW_SUMS
-          row_sum[m][h] += d[m][at];
-#endif
-#if SOFTCAP && !BIAS
-          d[m][at] *= slope;
-#endif
-        }
-      }
-#if BIAS_GRAD
-#pragma unroll
-    for (int m = 0; m < M; m++) {
-#if BIAS_GRAD == BY_SUM
-      if (slice == 0 && counts) sums[step % 2].add_tile<COLS>(d[m], sides[m], present_sides, span, coarse, lane);
-      if (slice == 0 && !fits)
-#else
-      if (slice == 0)
-#endif
+      for (int m = 0; m < M; m++)
 #pragma unroll
         for (int j = 0; j < COLS / 8; j++) {
+          float4 q;   // lse and delta of two columns (KV) or of the thread's two rows
+          if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
+          else q = make_float4(row_stats[m][0].x, row_stats[m][0].y, row_stats[m][1].x, row_stats[m][1].y);
+#if DROPOUT
           Side two[2];
           present_sides.get(8 * j + 2 * c, two);
+#endif
 #pragma unroll
-          for (int i = 0; i < 4; i++)
-            if (d[m][4 * j + i] != 0.f) add_to_values(d[m][4 * j + i], options, shaping, sides[m][i / 2], two[i % 2], dvalues, grain);
+          for (int i = 0; i < 4; i++) {
+            const int h = i / 2, at = 4 * j + i;
+            const bool second = KV ? i % 2 : h;
+            bool dropped = false;
+#if DROPOUT
+            dropped = is_dropped(options, sides[m][h], two[i % 2]);
+#endif
+#if SOFTCAP && !BIAS
+            const float u = s[m][at] * inverse, slope = fmaf(-u, u, 1.f);
+#endif
+            pair_gradient(s[m][at], d[m][at], second ? q.z : q.x, second ? q.w : q.y, factor, dropped, kept);
+#if ROW_SUMS
+            row_sum[m][h] += d[m][at];
+#endif
+#if SOFTCAP && !BIAS
+            d[m][at] *= slope;
+#endif
+          }
         }
-    }
+#if BIAS_GRAD
+#pragma unroll
+      for (int m = 0; m < M; m++) {
+#if BIAS_GRAD == BY_SUM
+        if (slice == 0 && counts) sums[step % 2].add_tile<COLS>(d[m], sides[m], present_sides, span, coarse, lane);
+        if (slice == 0 && !fits)
+#else
+        if (slice == 0)
+#endif
+#pragma unroll
+          for (int j = 0; j < COLS / 8; j++) {
+            Side two[2];
+            present_sides.get(8 * j + 2 * c, two);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+              if (d[m][4 * j + i] != 0.f) add_to_values(d[m][4 * j + i], options, shaping, sides[m][i / 2], two[i % 2], dvalues, grain);
+          }
+      }
 #endif
 #if SOFTCAP && BIAS
 #pragma unroll
-    for (int m = 0; m < M; m++)
+      for (int m = 0; m < M; m++)
 #pragma unroll
-      for (int i = 0; i < COLS / 2; i++) d[m][i] *= slopes[m][i];
+        for (int i = 0; i < COLS / 2; i++) d[m][i] *= slopes[m][i];
 #endif
 #if KV
-    accumulate<M, COLS, W>(sum2, s, t2, slice * W, lane);
+      accumulate<M, COLS, W>(sum2, s, t2, slice * W, lane);
 #endif
-    accumulate<M, COLS, W>(sum1, d, t1, slice * W, lane);
+      accumulate<M, COLS, W>(sum1, d, t1, slice * W, lane);
+    }
 #if !BIAS && !DROPOUT
     const int found_token = found.attended();
 #endif

@@ -54,7 +54,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
   const u32 shared = shared_address(tiles);
   const Tile sq = tile_at(shared, ROWS), sk = tile_at(shared + TILE_BYTES<ROWS>, COLS), sv = tile_at(sk.at + TILE_BYTES<COLS>, COLS);
   __shared__ Step<COLS> moving[2];
-  __shared__ __align__(8) u32 mask_words[ROWS * WORDS];   // of the present step, where its block has a mask
+  __shared__ __align__(8) u32 mask_words[2][ROWS * WORDS];   // of the present step and of the next, where their blocks have masks
   const int thread = threadIdx.x, lane = thread % 32, c = lane & 3, row = thread / 32 * 16 * M;
   k.data = k.at(batch, y_head);
   v.data = v.at(batch, y_head);
@@ -83,7 +83,12 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     return all;
   };
 #endif
-  auto fetch_values = [&](int step, const Step<COLS>& rows) {   // and the mask's words, and those of the bias
+  auto fetch_keys = [&](int step, const Step<COLS>& rows) {   // and the mask's words
+    if (rows.mask && thread < ROWS)
+      copy_small<WORDS * 4>(shared_address(mask_words[step % 2] + thread * WORDS), masks + ((i64)rows.mask * ROWS + thread) * (BLOCK_Y / 32) + step % STEPS * WORDS);
+    fetch(sk, k, head_dim, rows);
+  };
+  auto fetch_values = [&](int step, const Step<COLS>& rows) {   // and those of the bias
 #if STAGED
     if (is_staged(step)) {
       const float* from = head_values + columns[step % 2].codes[thread % QUADS * 4];
@@ -95,8 +100,6 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
       }
     }
 #endif
-    if (rows.mask && thread < ROWS)
-      copy_small<WORDS * 4>(shared_address(mask_words + thread * WORDS), masks + ((i64)rows.mask * ROWS + thread) * (BLOCK_Y / 32) + step % STEPS * WORDS);
     fetch(sv, v, v_dim, rows);
   };
 
@@ -113,7 +116,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     load_tile<ROWS, THREADS>(sq.at, q.at(batch, head), q.token, head_dim, [&](int r) { return token_at(x_order, x_at, item.x * ROWS + r, n_x); });
     if (thread < COLS) tell(moving[0], found.attended(), first.y);
     __syncthreads();
-    fetch(sk, k, head_dim, moving[0]);
+    fetch_keys(0, moving[0]);
   }
   float o[M][D / 2];
   Row rows[M][2];
@@ -159,76 +162,66 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     if (step) wait_for<0>(); else wait_for<1>();
     split_tile<COLS, THREADS>(sk);
     __syncthreads();   // K is there; all are done with V and with `next`
-    const int own_mask = present.mask;
     if (step) fetch_values(step, present);
+    const Pairs<M, COLS> pairs(present, mask_words[step % 2] + row * WORDS, lane);
     const Found found = find(step + 1, block);
     const int2 ahead = block_of(step + 2);
     float s[M][COLS / 2];
-    scores<M, COLS>(s, sq, row, sk, lane);
+    if (pairs.some) scores<M, COLS>(s, sq, row, sk, lane);
     if (thread < COLS) tell(next, found.attended(), block.y);
     block = ahead;
     wait_for<0>();
     split_tile<COLS, THREADS>(sv);
     __syncthreads();   // V and `next` are there; all are done with K
-    if (step + 1 < steps) fetch(sk, k, head_dim, next);
+    if (step + 1 < steps) fetch_keys(step + 1, next);
 #if BIAS || DROPOUT
     const Sides<COLS>& present_columns = columns[step % 2];
     Side next_side;
     if (thread < COLS) next_side = key_side(y_codes, y_step, next.tokens[thread]);
 #endif
+    if (pairs.some) {
 #if SOFTCAP
 #pragma unroll
-    for (int m = 0; m < M; m++) cap(s[m]);
+      for (int m = 0; m < M; m++) cap(s[m]);
 #endif
 #if STAGED
-    if (is_staged(step)) {
+      if (is_staged(step)) {
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+          for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int j = 0; j < COLS / 8; j++) {
+              float2 value;
+              asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(stage + (row + 16 * m + 8 * h + lane / 4) * STAGE_ROW + 32 * j + 8 * c) : "memory");
+              float* x = s[m] + 4 * j + 2 * h;
+              x[0] = fmaf(x[0], SOFTCAP ? 1.f : scale, value.x);
+              x[1] = fmaf(x[1], SOFTCAP ? 1.f : scale, value.y);
+            }
+      } else
+#endif
+#if BIAS
+      add_bias<M, COLS>(s, options, shaping, sides, present_columns, SOFTCAP ? 1.f : scale, lane);
+#elif SHAPED && !SOFTCAP
 #pragma unroll
       for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-          for (int j = 0; j < COLS / 8; j++) {
-            float2 value;
-            asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(stage + (row + 16 * m + 8 * h + lane / 4) * STAGE_ROW + 32 * j + 8 * c) : "memory");
-            float* x = s[m] + 4 * j + 2 * h;
-            x[0] = fmaf(x[0], SOFTCAP ? 1.f : scale, value.x);
-            x[1] = fmaf(x[1], SOFTCAP ? 1.f : scale, value.y);
-          }
-    } else
+        for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
 #endif
-#if BIAS
-    add_bias<M, COLS>(s, options, shaping, sides, present_columns, SOFTCAP ? 1.f : scale, lane);
-#elif SHAPED && !SOFTCAP
+      if (!pairs.all)
 #pragma unroll
-    for (int m = 0; m < M; m++)
+        for (int m = 0; m < M; m++) apply_mask<COLS>(s[m], pairs.of(m, 0), pairs.of(m, 1), lane);
+      float base[M][2], f[M][2];
+      online_softmax(s, rows, factor, slack, base, f);
+      rescale(o, f);
+      accumulate<M, COLS, D>(o, s, sv, 0, lane, [&](int i) {
 #pragma unroll
-      for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
-#endif
-    Words<WORDS> there;
-#pragma unroll
-    for (int i = 0; i < WORDS; i++) there.w[i] = present.there[i];
-    if (own_mask || !there.all()) {
-#pragma unroll
-      for (int m = 0; m < M; m++) {
-        Words<WORDS> bits[2];
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-          for (int i = 0; i < WORDS; i++)
-            bits[h].w[i] = there.w[i] & (own_mask ? mask_words[(row + 16 * m + 8 * h + lane / 4) * WORDS + i] : ~0u);
-        apply_mask<COLS>(s[m], bits[0], bits[1], lane);
-      }
-    }
-    float base[M][2], f[M][2];
-    online_softmax(s, rows, factor, slack, base, f);
-    rescale(o, f);
-    accumulate<M, COLS, D>(o, s, sv, 0, lane, [&](int i) {
-#pragma unroll
-      for (int m = 0; m < M; m++) weigh<8>(s[m] + 8 * i, rows[m], factor, base[m]);
+        for (int m = 0; m < M; m++) weigh<8>(s[m] + 8 * i, rows[m], factor, base[m]);
 #if DROPOUT
-      drop(s, i, options, sides, present_columns, lane);
+        drop(s, i, options, sides, present_columns, lane);
 #endif
-    });
+      });
+    }
 #if BIAS || DROPOUT
     if (thread < COLS) set_columns(step + 1, next_side);
 #endif

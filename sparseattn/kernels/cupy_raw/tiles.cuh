@@ -123,6 +123,7 @@ template <int N> struct Words {
   u32 w[N];
   __device__ __forceinline__ bool has(int i) const { return (i < 32 ? w[0] : w[N - 1]) >> (i % 32) & 1; }
   __device__ __forceinline__ bool all() const { return N == 1 ? w[0] == ~0u : (w[0] & w[N - 1]) == ~0u; }
+  __device__ __forceinline__ bool any() const { return (w[0] | w[N - 1]) != 0; }
 };
 
 // ---- reading tiles --------------------------------------------------------------------------------
@@ -186,7 +187,33 @@ template <int LEFT> __device__ __forceinline__ void wait_for() { asm volatile("c
 // ---- walks tile by tile ----------------------------------------------------------------------------
 // The N moving rows of a step: their tokens, -1 where no row of the tile meets one, bits of those that are there, and the
 // mask of their block.
-template <int N> struct __align__(16) Step { int tokens[N]; u32 there[2]; int mask; };
+template <int N> struct __align__(16) Step { int tokens[N]; Words<N / 32> there; int mask; };
+
+// The pairs of a warp's 16 * M rows in a step; `words`: those of a mask, if there is one, for the warp's first row.
+template <int M, int N> struct Pairs {
+  const Step<N>& step;
+  const u32* words;
+  int lane;
+  bool all, some;   // whether all are attended, and any
+  __device__ __forceinline__ Pairs(const Step<N>& step, const u32* words, int lane) : step(step), words(words), lane(lane), all(!step.mask && step.there.all()), some(true) {
+    if (all) return;
+    bool every = true, any = false;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) { const Words<N / 32> bits = of(m, h); every = every && bits.all(); any = any || bits.any(); }
+    all = __all_sync(~0u, every);
+    some = __any_sync(~0u, any);
+  }
+  // Bits of row 16 m + 8 h + lane / 4.
+  __device__ __forceinline__ Words<N / 32> of(int m, int h) const {
+    Words<N / 32> bits = step.there;
+    if (step.mask)
+#pragma unroll
+      for (int i = 0; i < N / 32; i++) bits.w[i] &= words[(16 * m + 8 * h + lane / 4) * (N / 32) + i];
+    return bits;
+  }
+};
 
 // A moving row that is read in one go and judged later: its token, and the word whose bit says whether any row meets it.
 struct Found {
@@ -202,7 +229,7 @@ template <int BLOCK> __device__ __forceinline__ Found find_moving(const int* ord
 template <int N> __device__ __forceinline__ void tell(Step<N>& to, int token, int mask) {
   const u32 there = __ballot_sync(~0u, token >= 0);
   to.tokens[threadIdx.x] = token;
-  if (threadIdx.x % 32 == 0) { to.there[threadIdx.x / 32] = there; to.mask = mask; }
+  if (threadIdx.x % 32 == 0) { to.there.w[threadIdx.x / 32] = there; to.mask = mask; }
 }
 
 // ---- walks row by row -----------------------------------------------------------------------------
