@@ -262,10 +262,12 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     const Step<COLS>& present = moving[step & 3];
     const int buffer = step % STAGES;
     const Tile t1 = tile_at(y_tiles + buffer * 2 * Y_BYTES, COLS), t2 = tile_at(t1.at + Y_BYTES, COLS);
+    const bool whole = present.is_whole();
     wait_for<0>();
     split_tile<COLS, THREADS>(t1);
     split_tile<COLS, THREADS>(t2);
     __syncthreads();
+    const Pairs<M, COLS> pairs(present, whole, (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row) * WORDS, lane);
     if (STAGES == 2) fetch(step + 1);
     const Found found = find(step + 2, block);
     const int found_mask = block.y;
@@ -279,136 +281,141 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     const bool fits = span.fits(), counts = fits && !span.outside(options);
     flushed = counts ? span : Span();
 #endif
-    const Pairs<M, COLS> pairs(present, (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row) * WORDS, lane);
-    float s[M][COLS / 2], d[M][COLS / 2];
-    if (pairs.some) {
-#if SLICES == 1
-      scores<M, COLS>(s, tx1, row, t1, lane);
-#if BIAS && !SOFTCAP
-      scores<M, COLS>(d, tx2, row, t2, lane, [&](int i) { add_bias<M, COLS>(s, options, shaping, sides, present_sides, scale, lane, i, D / 16); });
-#else
-      scores<M, COLS>(d, tx2, row, t2, lane);
-#endif
-#else
-      scores<1, COLS>(s, slice ? tx2 : tx1, row, slice ? t2 : t1, lane);
-      swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
-#endif
-    }
 #if BIAS || DROPOUT
     Side ahead_side;
-    int found_token;
-    if (thread < COLS) {
+#endif
+    int found_token = -1;
+    auto judge = [&]() {   // what was read ahead
       found_token = found.attended();
+#if BIAS || DROPOUT
       if (KV) found_token = if_loud(found_token, ahead_head);
       ahead_side = side_ahead(found_token);
-    }
 #endif
-    if (pairs.some) {
+    };
+    auto end = [&]() {
+      if (thread < COLS) tell(moving[(step + 2) & 3], found_token, found_mask);
+#if BIAS || DROPOUT
+      if (thread < COLS) set_columns(step + 2, ahead_side, found_token);
+      if (KV && --left == 0) { left = head_steps; shaping = shaping_of(options, batch, min(++query_head, y_head + n_y_heads - 1), n_heads); }
+#endif
+      if (STAGES == 1) {
+        __syncthreads();
+        fetch(step + 1);
+      }
+    };
+    if (!pairs.some) { if (thread < COLS) judge(); end(); continue; }
+
+    float s[M][COLS / 2], d[M][COLS / 2];
+#if SLICES == 1
+    scores<M, COLS>(s, tx1, row, t1, lane);
+#if BIAS && !SOFTCAP
+    scores<M, COLS>(d, tx2, row, t2, lane, [&](int i) { add_bias<M, COLS>(s, options, shaping, sides, present_sides, scale, lane, i, D / 16); });
+#else
+    scores<M, COLS>(d, tx2, row, t2, lane);
+#endif
+#else
+    scores<1, COLS>(s, slice ? tx2 : tx1, row, slice ? t2 : t1, lane);
+    swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
+#endif
+#if BIAS || DROPOUT
+    if (thread < COLS) judge();
+#endif
 #if SOFTCAP
 #if BIAS
-      float slopes[M][COLS / 2];
+    float slopes[M][COLS / 2];
 #endif
 #pragma unroll
-      for (int m = 0; m < M; m++) {
-        cap(s[m]);
+    for (int m = 0; m < M; m++) {
+      cap(s[m]);
 #if BIAS
 #pragma unroll
-        for (int i = 0; i < COLS / 2; i++) { const float u = s[m][i] * inverse; slopes[m][i] = fmaf(-u, u, 1.f); }
+      for (int i = 0; i < COLS / 2; i++) { const float u = s[m][i] * inverse; slopes[m][i] = fmaf(-u, u, 1.f); }
 #endif
-      }
+    }
 #elif SHAPED && !BIAS
 #pragma unroll
-      for (int m = 0; m < M; m++)
+    for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
+      for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
 #endif
 #if BIAS && (SOFTCAP || SLICES == 2)
-      add_bias<M, COLS>(s, options, shaping, sides, present_sides, SOFTCAP ? 1.f : scale, lane);
+    add_bias<M, COLS>(s, options, shaping, sides, present_sides, SOFTCAP ? 1.f : scale, lane);
 #endif
 #pragma unroll
-      for (int m = 0; m < M; m++) {
-        if (pairs.all) { attended[m][0] = attended[m][1] = true; continue; }
-        const Words<WORDS> bits[2] = {pairs.of(m, 0), pairs.of(m, 1)};
+    for (int m = 0; m < M; m++) {
+      if (pairs.all) { attended[m][0] = attended[m][1] = true; continue; }
+      const Words<WORDS> bits[2] = {pairs.of(m, 0), pairs.of(m, 1)};
 #pragma unroll
-        for (int h = 0; h < 2; h++) attended[m][h] = attended[m][h] || bits[h].any();
-        apply_mask<COLS>(s[m], bits[0], bits[1], lane, nothing);
-        if (BIAS_GRAD) apply_mask<COLS>(d[m], bits[0], bits[1], lane, 0.f);   // a row of no pairs may hold NaN
-      }
+      for (int h = 0; h < 2; h++) attended[m][h] = attended[m][h] || bits[h].any();
+      apply_mask<COLS>(s[m], bits[0], bits[1], lane, nothing);
+      if (BIAS_GRAD) apply_mask<COLS>(d[m], bits[0], bits[1], lane, 0.f);   // a row of no pairs may hold NaN
+    }
 
-      // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
+    // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
 #pragma unroll
-      for (int m = 0; m < M; m++)
+    for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int j = 0; j < COLS / 8; j++) {
-          float4 q;   // lse and delta of two columns (KV) or of the thread's two rows
-          if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
-          else q = make_float4(row_stats[m][0].x, row_stats[m][0].y, row_stats[m][1].x, row_stats[m][1].y);
+      for (int j = 0; j < COLS / 8; j++) {
+        float4 q;   // lse and delta of two columns (KV) or of the thread's two rows
+        if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
+        else q = make_float4(row_stats[m][0].x, row_stats[m][0].y, row_stats[m][1].x, row_stats[m][1].y);
 #if DROPOUT
-          Side two[2];
-          present_sides.get(8 * j + 2 * c, two);
+        Side two[2];
+        present_sides.get(8 * j + 2 * c, two);
 #endif
 #pragma unroll
-          for (int i = 0; i < 4; i++) {
-            const int h = i / 2, at = 4 * j + i;
-            const bool second = KV ? i % 2 : h;
-            bool dropped = false;
+        for (int i = 0; i < 4; i++) {
+          const int h = i / 2, at = 4 * j + i;
+          const bool second = KV ? i % 2 : h;
+          bool dropped = false;
 #if DROPOUT
-            dropped = is_dropped(options, sides[m][h], two[i % 2]);
+          dropped = is_dropped(options, sides[m][h], two[i % 2]);
 #endif
 #if SOFTCAP && !BIAS
-            const float u = s[m][at] * inverse, slope = fmaf(-u, u, 1.f);
+          const float u = s[m][at] * inverse, slope = fmaf(-u, u, 1.f);
 #endif
-            pair_gradient(s[m][at], d[m][at], second ? q.z : q.x, second ? q.w : q.y, factor, dropped, kept);
+          pair_gradient(s[m][at], d[m][at], second ? q.z : q.x, second ? q.w : q.y, factor, dropped, kept);
 #if ROW_SUMS
-            row_sum[m][h] += d[m][at];
+          row_sum[m][h] += d[m][at];
 #endif
 #if SOFTCAP && !BIAS
-            d[m][at] *= slope;
+          d[m][at] *= slope;
 #endif
-          }
         }
+      }
 #if BIAS_GRAD
 #pragma unroll
-      for (int m = 0; m < M; m++) {
+    for (int m = 0; m < M; m++) {
 #if BIAS_GRAD == BY_SUM
-        if (slice == 0 && counts) sums[step % 2].add_tile<COLS>(d[m], sides[m], present_sides, span, coarse, lane);
-        if (slice == 0 && !fits)
+      if (slice == 0 && counts) sums[step % 2].add_tile<COLS>(d[m], sides[m], present_sides, span, coarse, lane);
+      if (slice == 0 && !fits)
 #else
-        if (slice == 0)
+      if (slice == 0)
 #endif
 #pragma unroll
-          for (int j = 0; j < COLS / 8; j++) {
-            Side two[2];
-            present_sides.get(8 * j + 2 * c, two);
+        for (int j = 0; j < COLS / 8; j++) {
+          Side two[2];
+          present_sides.get(8 * j + 2 * c, two);
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-              if (d[m][4 * j + i] != 0.f) add_to_values(d[m][4 * j + i], options, shaping, sides[m][i / 2], two[i % 2], dvalues, grain);
-          }
-      }
+          for (int i = 0; i < 4; i++)
+            if (d[m][4 * j + i] != 0.f) add_to_values(d[m][4 * j + i], options, shaping, sides[m][i / 2], two[i % 2], dvalues, grain);
+        }
+    }
 #endif
 #if SOFTCAP && BIAS
 #pragma unroll
-      for (int m = 0; m < M; m++)
+    for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int i = 0; i < COLS / 2; i++) d[m][i] *= slopes[m][i];
+      for (int i = 0; i < COLS / 2; i++) d[m][i] *= slopes[m][i];
 #endif
 #if KV
-      accumulate<M, COLS, W>(sum2, s, t2, slice * W, lane);
+    accumulate<M, COLS, W>(sum2, s, t2, slice * W, lane);
 #endif
-      accumulate<M, COLS, W>(sum1, d, t1, slice * W, lane);
-    }
+    accumulate<M, COLS, W>(sum1, d, t1, slice * W, lane);
 #if !BIAS && !DROPOUT
-    const int found_token = found.attended();
+    if (thread < COLS) judge();
 #endif
-    if (thread < COLS) tell(moving[(step + 2) & 3], found_token, found_mask);
-#if BIAS || DROPOUT
-    if (thread < COLS) set_columns(step + 2, ahead_side, found_token);
-    if (KV && --left == 0) { left = head_steps; shaping = shaping_of(options, batch, min(++query_head, y_head + n_y_heads - 1), n_heads); }
-#endif
-    if (STAGES == 1) {
-      __syncthreads();
-      fetch(step + 1);
-    }
+    end();
   }
 
 #if BIAS_GRAD == BY_SUM

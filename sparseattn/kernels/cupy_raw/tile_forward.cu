@@ -154,6 +154,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 
   if (HALVES && steps) { wait_for<0>(); split_tile<ROWS, THREADS>(sq); }
   if (steps) fetch_values(0, moving[0]);
+  bool all_meet = moving[0].is_whole();   // in the step that comes
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
@@ -162,69 +163,83 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     if (step) wait_for<0>(); else wait_for<1>();
     split_tile<COLS, THREADS>(sk);
     __syncthreads();   // K is there; all are done with V and with `next`
-    if (step) fetch_values(step, present);
-    const Pairs<M, COLS> pairs(present, mask_words[step % 2] + row * WORDS, lane);
-    const Found found = find(step + 1, block);
-    const int2 ahead = block_of(step + 2);
-    float s[M][COLS / 2];
-    if (pairs.some) scores<M, COLS>(s, sq, row, sk, lane);
-    if (thread < COLS) tell(next, found.attended(), block.y);
-    block = ahead;
-    wait_for<0>();
-    split_tile<COLS, THREADS>(sv);
-    __syncthreads();   // V and `next` are there; all are done with K
-    if (step + 1 < steps) fetch_keys(step + 1, next);
+    const Pairs<M, COLS> pairs(present, all_meet, mask_words[step % 2] + row * WORDS, lane);
+    Found found;
+    int2 ahead;
+    auto begin = [&]() {
+      if (step) fetch_values(step, present);
+      found = find(step + 1, block);
+      ahead = block_of(step + 2);
+    };
 #if BIAS || DROPOUT
     const Sides<COLS>& present_columns = columns[step % 2];
     Side next_side;
-    if (thread < COLS) next_side = key_side(y_codes, y_step, next.tokens[thread]);
 #endif
-    if (pairs.some) {
+    auto turn = [&]() {
+      if (thread < COLS) tell(next, found.attended(), block.y);
+      block = ahead;
+      wait_for<0>();
+      split_tile<COLS, THREADS>(sv);
+      __syncthreads();   // V and `next` are there; all are done with K
+      all_meet = next.is_whole();
+      if (step + 1 < steps) fetch_keys(step + 1, next);
+#if BIAS || DROPOUT
+      if (thread < COLS) next_side = key_side(y_codes, y_step, next.tokens[thread]);
+#endif
+    };
+    auto end = [&]() {
+#if BIAS || DROPOUT
+      if (thread < COLS) set_columns(step + 1, next_side);
+#endif
+    };
+    if (!pairs.some) { begin(); turn(); end(); continue; }   // a way of its own: the other one mixes products and reads
+
+    begin();
+    float s[M][COLS / 2];
+    scores<M, COLS>(s, sq, row, sk, lane);
+    turn();
 #if SOFTCAP
 #pragma unroll
-      for (int m = 0; m < M; m++) cap(s[m]);
+    for (int m = 0; m < M; m++) cap(s[m]);
 #endif
 #if STAGED
-      if (is_staged(step)) {
-#pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-          for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int j = 0; j < COLS / 8; j++) {
-              float2 value;
-              asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(stage + (row + 16 * m + 8 * h + lane / 4) * STAGE_ROW + 32 * j + 8 * c) : "memory");
-              float* x = s[m] + 4 * j + 2 * h;
-              x[0] = fmaf(x[0], SOFTCAP ? 1.f : scale, value.x);
-              x[1] = fmaf(x[1], SOFTCAP ? 1.f : scale, value.y);
-            }
-      } else
-#endif
-#if BIAS
-      add_bias<M, COLS>(s, options, shaping, sides, present_columns, SOFTCAP ? 1.f : scale, lane);
-#elif SHAPED && !SOFTCAP
+    if (is_staged(step)) {
 #pragma unroll
       for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+          for (int j = 0; j < COLS / 8; j++) {
+            float2 value;
+            asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(stage + (row + 16 * m + 8 * h + lane / 4) * STAGE_ROW + 32 * j + 8 * c) : "memory");
+            float* x = s[m] + 4 * j + 2 * h;
+            x[0] = fmaf(x[0], SOFTCAP ? 1.f : scale, value.x);
+            x[1] = fmaf(x[1], SOFTCAP ? 1.f : scale, value.y);
+          }
+    } else
 #endif
-      if (!pairs.all)
+#if BIAS
+    add_bias<M, COLS>(s, options, shaping, sides, present_columns, SOFTCAP ? 1.f : scale, lane);
+#elif SHAPED && !SOFTCAP
 #pragma unroll
-        for (int m = 0; m < M; m++) apply_mask<COLS>(s[m], pairs.of(m, 0), pairs.of(m, 1), lane);
-      float base[M][2], f[M][2];
-      online_softmax(s, rows, factor, slack, base, f);
-      rescale(o, f);
-      accumulate<M, COLS, D>(o, s, sv, 0, lane, [&](int i) {
+    for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int m = 0; m < M; m++) weigh<8>(s[m] + 8 * i, rows[m], factor, base[m]);
+      for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
+#endif
+    if (!pairs.all)
+#pragma unroll
+      for (int m = 0; m < M; m++) apply_mask<COLS>(s[m], pairs.of(m, 0), pairs.of(m, 1), lane);
+    float base[M][2], f[M][2];
+    online_softmax(s, rows, factor, slack, base, f);
+    rescale(o, f);
+    accumulate<M, COLS, D>(o, s, sv, 0, lane, [&](int i) {
+#pragma unroll
+      for (int m = 0; m < M; m++) weigh<8>(s[m] + 8 * i, rows[m], factor, base[m]);
 #if DROPOUT
-        drop(s, i, options, sides, present_columns, lane);
+      drop(s, i, options, sides, present_columns, lane);
 #endif
-      });
-    }
-#if BIAS || DROPOUT
-    if (thread < COLS) set_columns(step + 1, next_side);
-#endif
+    });
+    end();
   }
 
   // lane i settles row i of the warp

@@ -187,15 +187,21 @@ template <int LEFT> __device__ __forceinline__ void wait_for() { asm volatile("c
 // ---- walks tile by tile ----------------------------------------------------------------------------
 // The N moving rows of a step: their tokens, -1 where no row of the tile meets one, bits of those that are there, and the
 // mask of their block.
-template <int N> struct __align__(16) Step { int tokens[N]; Words<N / 32> there; int mask; };
+template <int N> struct __align__(16) Step {
+  int tokens[N];
+  Words<N / 32> there;
+  int mask;
+  __device__ __forceinline__ bool is_whole() const { return !mask && there.all(); }   // all meet all
+};
 
-// The pairs of a warp's 16 * M rows in a step; `words`: those of a mask, if there is one, for the warp's first row.
+// The pairs of a warp's 16 * M rows in a step, of which `whole` tells whether it is; `words`: those of a mask, if there is
+// one, for the warp's first row.
 template <int M, int N> struct Pairs {
   const Step<N>& step;
   const u32* words;
   int lane;
   bool all, some;   // whether all are attended, and any
-  __device__ __forceinline__ Pairs(const Step<N>& step, const u32* words, int lane) : step(step), words(words), lane(lane), all(!step.mask && step.there.all()), some(true) {
+  __device__ __forceinline__ Pairs(const Step<N>& step, bool whole, const u32* words, int lane) : step(step), words(words), lane(lane), all(whole), some(true) {
     if (all) return;
     bool every = true, any = false;
 #pragma unroll
