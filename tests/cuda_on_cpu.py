@@ -202,6 +202,8 @@ STATEMENTS = {
     "_group": lambda code, outs, ins: "",  # copies are made at once
     "cp.async": _copy,
     "ld.global": lambda code, outs, ins: f"memcpy(&{outs[0]}, (const char*){ins[1]} + (long long){ins[0]} * 4, 4);",
+    "st.global": lambda code, outs, ins: f"const unsigned words_[4] = {{{', '.join(ins[1:5])}}};"
+                                         f"if ({ins[5]} >= 0) memcpy((void*)({ins[0]}), words_, 16);",
     "mad.wide": lambda code, outs, ins: f"{outs[0]} = (const char*){ins[2]} + (long long){ins[0]} * {ins[1]};",
     "ld.shared": _load,
     "st.shared": _store,

@@ -312,6 +312,7 @@ template <int M, int N> __device__ __forceinline__ void write_rows(const Rows<el
   element* const base = to.at(batch, head) + first;
 #if BITS == 16 && WIDE
   constexpr int PIECES = N / 8;   // of 16 bytes
+  const u32 own = chunk_at(tile, lane / 4, 0) + lane % 4 * 4;
   __syncwarp();
 #pragma unroll
   for (int m = 0; m < M; m++)
@@ -319,21 +320,24 @@ template <int M, int N> __device__ __forceinline__ void write_rows(const Rows<el
     for (int h = 0; h < 2; h++)
 #pragma unroll
       for (int j = 0; j < PIECES; j++)
-        asm volatile("st.shared.b32 [%0], %1;" ::"r"(chunk_at(tile, 16 * m + 8 * h + lane / 4, j) + lane % 4 * 4), "r"(pack2(o[m][4 * j + 2 * h], o[m][4 * j + 2 * h + 1])) : "memory");
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(chunk_behind(own, j) + (16 * m + 8 * h) * ROW_BYTES), "r"(pack2(o[m][4 * j + 2 * h], o[m][4 * j + 2 * h + 1])) : "memory");
   __syncwarp();
+  constexpr bool EVEN = 32 % PIECES == 0;   // a lane writes the same piece of several rows
   constexpr int TURNS = M * PIECES / 2, AT_ONCE = TURNS % 4 ? TURNS % 3 ? 2 : 3 : 4;
+  const u32 first_piece = chunk_at(tile, lane / PIECES, lane % PIECES);
 #pragma unroll
   for (int first_turn = 0; first_turn < TURNS; first_turn += AT_ONCE) {
     uint4 w[AT_ONCE];
 #pragma unroll
     for (int i = 0; i < AT_ONCE; i++) {
-      const int at = 32 * (first_turn + i) + lane;
-      asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(w[i].x), "=r"(w[i].y), "=r"(w[i].z), "=r"(w[i].w) : "r"(chunk_at(tile, at / PIECES, at % PIECES)) : "memory");
+      const int turn = first_turn + i, at = 32 * turn + lane;
+      const u32 from = EVEN ? chunk_below(first_piece, 32 / PIECES * turn) : chunk_at(tile, at / PIECES, at % PIECES);
+      asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(w[i].x), "=r"(w[i].y), "=r"(w[i].z), "=r"(w[i].w) : "r"(from) : "memory");
     }
 #pragma unroll
     for (int i = 0; i < AT_ONCE; i++) {
-      const int at = 32 * (first_turn + i) + lane, c = at % PIECES, t = __shfl_sync(~0u, token, at / PIECES);
-      if (t >= 0 && first + 8 * c < width) *(uint4*)(base + t * to.token + 8 * c) = w[i];
+      const int at = 32 * (first_turn + i) + lane, c = EVEN ? lane % PIECES : at % PIECES, t = __shfl_sync(~0u, token, at / PIECES);
+      store_chunk(row_address(base + 8 * c, t, (int)to.token * (int)sizeof(element)), w[i], t | (first + 8 * c < width ? 0 : -1));
     }
   }
 #else

@@ -15,6 +15,7 @@ constexpr int M = BITS == 16 && D <= 128 ? 2 : 1;    // 16-row tiles of a warp
 constexpr int THREADS = ROWS / (16 * M) * 32;
 constexpr int STEPS = BLOCK_Y / COLS;
 constexpr int WORDS = COLS / 32;
+constexpr bool SKIPS = BITS == 32;   // steps that nothing of a warp's rows meets; in 16 bits that takes longer than it saves
 #ifndef CTAS
 #define CTAS 1
 #endif
@@ -154,7 +155,6 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 
   if (HALVES && steps) { wait_for<0>(); split_tile<ROWS, THREADS>(sq); }
   if (steps) fetch_values(0, moving[0]);
-  bool all_meet = moving[0].is_whole();   // in the step that comes
 
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
@@ -163,7 +163,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     if (step) wait_for<0>(); else wait_for<1>();
     split_tile<COLS, THREADS>(sk);
     __syncthreads();   // K is there; all are done with V and with `next`
-    const Pairs<M, COLS> pairs(present, all_meet, mask_words[step % 2] + row * WORDS, lane);
+    const Pairs<M, COLS> pairs(present, present.is_whole(), mask_words[step % 2] + row * WORDS, lane);
     Found found;
     int2 ahead;
     auto begin = [&]() {
@@ -181,7 +181,6 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
       wait_for<0>();
       split_tile<COLS, THREADS>(sv);
       __syncthreads();   // V and `next` are there; all are done with K
-      all_meet = next.is_whole();
       if (step + 1 < steps) fetch_keys(step + 1, next);
 #if BIAS || DROPOUT
       if (thread < COLS) next_side = key_side(y_codes, y_step, next.tokens[thread]);
@@ -192,7 +191,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
       if (thread < COLS) set_columns(step + 1, next_side);
 #endif
     };
-    if (!pairs.some) { begin(); turn(); end(); continue; }   // a way of its own: the other one mixes products and reads
+    if (SKIPS && !pairs.some) { begin(); turn(); end(); continue; }   // a way of its own: the other one mixes products and reads
 
     begin();
     float s[M][COLS / 2];

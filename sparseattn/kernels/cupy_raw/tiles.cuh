@@ -67,8 +67,10 @@ template <class T> struct Rows {
 
 // Where chunk c of a row stands in a tile, which begins at a multiple of 128 bytes.
 __device__ __forceinline__ u32 chunk_at(u32 tile, int row, int c) { return tile + row * ROW_BYTES + (SWIZZLED ? c ^ (row & 7) : c) * 16; }
-// The same for a chunk an even number of chunks behind that at `first`, which is number 0 or 1 of a group of 8.
+// The same for a chunk n chunks behind that at `first`, whose number in its group of 8 has no bit that n has.
 __device__ __forceinline__ u32 chunk_behind(u32 first, int n) { return SWIZZLED ? (first ^ n % 8 * 16) + n / 8 * 128 : first + n * 16; }
+// The same for a chunk n rows below that at `first`, whose row has no bit that n has.
+__device__ __forceinline__ u32 chunk_below(u32 first, int n) { return (SWIZZLED ? first ^ n % 8 * 16 : first) + n * ROW_BYTES; }
 // Where a tile begins in shared memory, and the units and rests of its rows.
 struct Tile {
   u32 at, units, rests;
@@ -139,6 +141,10 @@ __device__ __forceinline__ const void* row_address(const void* base, int token, 
   const void* address;
   asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(address) : "r"(token), "r"(step), "l"(base));
   return address;
+}
+// 16 bytes to an address, where `token` is not negative. One instruction: as a branch it became four, of 4 bytes each.
+__device__ __forceinline__ void store_chunk(const void* to, const uint4& w, int token) {
+  asm volatile("{\n.reg .pred nobody;\nsetp.lt.s32 nobody, %5, 0;\n@!nobody st.global.v4.b32 [%0], {%1, %2, %3, %4};\n}" ::"l"(to), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w), "r"(token) : "memory");
 }
 // Chunk c of a row of `width` numbers that may lie anywhere, by single numbers.
 __device__ __forceinline__ void read_chunk(u32 to, const element* row, int c, int width, bool there) {

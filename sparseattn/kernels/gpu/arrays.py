@@ -10,13 +10,16 @@ FAR = 1 << 31  # bytes between rows that a kernel can count
 
 def readable(x):
     """The array with unit stride along rows and less than 2 GB from row to row (else one copy)."""
-    lies_well = (x.strides[3] == x.itemsize or x.shape[3] <= 1) and -FAR < x.strides[2] < FAR
-    return x if lies_well else namespace(x).ascontiguousarray(x)
+    return x if _lies_well(x) else namespace(x).ascontiguousarray(x)
 
 
 def writable(out):
-    """Where kernels write: `out` itself if its rows have unit stride, else a new array."""
-    return out if out.shape[3] <= 1 or out.strides[3] == out.itemsize else namespace(out).empty(out.shape, out.dtype)
+    """Where kernels write: `out` itself if its rows lie as those that they read, else a new array."""
+    return out if _lies_well(out) else namespace(out).empty(out.shape, out.dtype)
+
+
+def _lies_well(x):
+    return (x.strides[3] == x.itemsize or x.shape[3] <= 1) and -FAR < x.strides[2] < FAR
 
 
 def constants_of(bits, bucket, *arrays):
