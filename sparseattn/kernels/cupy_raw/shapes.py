@@ -160,7 +160,7 @@ def _places(c, cols):
 def _tile_forward(entry, c):
     _, cols, ctas = entry
     warp_rows = 32 if c["BITS"] == 16 and c["HEAD_DIM"] <= 128 else 16
-    words = c["ROWS"] * (cols // 4 + (8 if c["BITS"] == 16 else 0))  # of masks of two steps, and codes of rows
+    words = c["ROWS"] * (cols // 8 + (8 if c["BITS"] == 16 else 0))  # of masks, and codes of rows
     constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "CTAS": ctas, "HALVES": int(c["BITS"] == 32)}
     return Shape(constants, 32 * c["ROWS"] // warp_rows, (c["ROWS"] + 2 * cols) * _halved_row_bytes(c),
                  declared=_declared(cols, 2, 2, words))

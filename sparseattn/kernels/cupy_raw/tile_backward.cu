@@ -262,12 +262,11 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     const Step<COLS>& present = moving[step & 3];
     const int buffer = step % STAGES;
     const Tile t1 = tile_at(y_tiles + buffer * 2 * Y_BYTES, COLS), t2 = tile_at(t1.at + Y_BYTES, COLS);
-    const bool whole = present.is_whole();
     wait_for<0>();
     split_tile<COLS, THREADS>(t1);
     split_tile<COLS, THREADS>(t2);
     __syncthreads();
-    const Pairs<M, COLS> pairs(present, whole, (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row) * WORDS, lane);
+    const Pairs<M, COLS> pairs(present, (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row) * WORDS, lane);
     if (STAGES == 2) fetch(step + 1);
     const Found found = find(step + 2, block);
     const int found_mask = block.y;

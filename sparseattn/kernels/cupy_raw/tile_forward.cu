@@ -15,7 +15,6 @@ constexpr int M = BITS == 16 && D <= 128 ? 2 : 1;    // 16-row tiles of a warp
 constexpr int THREADS = ROWS / (16 * M) * 32;
 constexpr int STEPS = BLOCK_Y / COLS;
 constexpr int WORDS = COLS / 32;
-constexpr bool SKIPS = BITS == 32;   // steps that nothing of a warp's rows meets; in 16 bits that takes longer than it saves
 #ifndef CTAS
 #define CTAS 1
 #endif
@@ -55,7 +54,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
   const u32 shared = shared_address(tiles);
   const Tile sq = tile_at(shared, ROWS), sk = tile_at(shared + TILE_BYTES<ROWS>, COLS), sv = tile_at(sk.at + TILE_BYTES<COLS>, COLS);
   __shared__ Step<COLS> moving[2];
-  __shared__ __align__(8) u32 mask_words[2][ROWS * WORDS];   // of the present step and of the next, where their blocks have masks
+  __shared__ __align__(8) u32 mask_words[ROWS * WORDS];   // of the present step, where its block has a mask
   const int thread = threadIdx.x, lane = thread % 32, c = lane & 3, row = thread / 32 * 16 * M;
   k.data = k.at(batch, y_head);
   v.data = v.at(batch, y_head);
@@ -84,12 +83,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     return all;
   };
 #endif
-  auto fetch_keys = [&](int step, const Step<COLS>& rows) {   // and the mask's words
-    if (rows.mask && thread < ROWS)
-      copy_small<WORDS * 4>(shared_address(mask_words[step % 2] + thread * WORDS), masks + ((i64)rows.mask * ROWS + thread) * (BLOCK_Y / 32) + step % STEPS * WORDS);
-    fetch(sk, k, head_dim, rows);
-  };
-  auto fetch_values = [&](int step, const Step<COLS>& rows) {   // and those of the bias
+  auto fetch_values = [&](int step, const Step<COLS>& rows) {   // and the mask's words, and those of the bias
 #if STAGED
     if (is_staged(step)) {
       const float* from = head_values + columns[step % 2].codes[thread % QUADS * 4];
@@ -101,6 +95,8 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
       }
     }
 #endif
+    if (rows.mask && thread < ROWS)
+      copy_small<WORDS * 4>(shared_address(mask_words + thread * WORDS), masks + ((i64)rows.mask * ROWS + thread) * (BLOCK_Y / 32) + step % STEPS * WORDS);
     fetch(sv, v, v_dim, rows);
   };
 
@@ -117,7 +113,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     load_tile<ROWS, THREADS>(sq.at, q.at(batch, head), q.token, head_dim, [&](int r) { return token_at(x_order, x_at, item.x * ROWS + r, n_x); });
     if (thread < COLS) tell(moving[0], found.attended(), first.y);
     __syncthreads();
-    fetch_keys(0, moving[0]);
+    fetch(sk, k, head_dim, moving[0]);
   }
   float o[M][D / 2];
   Row rows[M][2];
@@ -163,40 +159,22 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
     if (step) wait_for<0>(); else wait_for<1>();
     split_tile<COLS, THREADS>(sk);
     __syncthreads();   // K is there; all are done with V and with `next`
-    const Pairs<M, COLS> pairs(present, present.is_whole(), mask_words[step % 2] + row * WORDS, lane);
-    Found found;
-    int2 ahead;
-    auto begin = [&]() {
-      if (step) fetch_values(step, present);
-      found = find(step + 1, block);
-      ahead = block_of(step + 2);
-    };
+    if (step) fetch_values(step, present);
+    const Found found = find(step + 1, block);
+    const int2 ahead = block_of(step + 2);
+    float s[M][COLS / 2];
+    scores<M, COLS>(s, sq, row, sk, lane);
+    if (thread < COLS) tell(next, found.attended(), block.y);
+    block = ahead;
+    wait_for<0>();
+    split_tile<COLS, THREADS>(sv);
+    __syncthreads();   // V and `next` are there; all are done with K
+    if (step + 1 < steps) fetch(sk, k, head_dim, next);
 #if BIAS || DROPOUT
     const Sides<COLS>& present_columns = columns[step % 2];
     Side next_side;
+    if (thread < COLS) next_side = key_side(y_codes, y_step, next.tokens[thread]);
 #endif
-    auto turn = [&]() {
-      if (thread < COLS) tell(next, found.attended(), block.y);
-      block = ahead;
-      wait_for<0>();
-      split_tile<COLS, THREADS>(sv);
-      __syncthreads();   // V and `next` are there; all are done with K
-      if (step + 1 < steps) fetch_keys(step + 1, next);
-#if BIAS || DROPOUT
-      if (thread < COLS) next_side = key_side(y_codes, y_step, next.tokens[thread]);
-#endif
-    };
-    auto end = [&]() {
-#if BIAS || DROPOUT
-      if (thread < COLS) set_columns(step + 1, next_side);
-#endif
-    };
-    if (SKIPS && !pairs.some) { begin(); turn(); end(); continue; }   // a way of its own: the other one mixes products and reads
-
-    begin();
-    float s[M][COLS / 2];
-    scores<M, COLS>(s, sq, row, sk, lane);
-    turn();
 #if SOFTCAP
 #pragma unroll
     for (int m = 0; m < M; m++) cap(s[m]);
@@ -225,6 +203,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #pragma unroll
       for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
 #endif
+    const Pairs<M, COLS> pairs(present, mask_words + row * WORDS, lane);
     if (!pairs.all)
 #pragma unroll
       for (int m = 0; m < M; m++) apply_mask<COLS>(s[m], pairs.of(m, 0), pairs.of(m, 1), lane);
@@ -238,7 +217,9 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
       drop(s, i, options, sides, present_columns, lane);
 #endif
     });
-    end();
+#if BIAS || DROPOUT
+    if (thread < COLS) set_columns(step + 1, next_side);
+#endif
   }
 
   // lane i settles row i of the warp

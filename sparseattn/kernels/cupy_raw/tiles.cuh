@@ -129,9 +129,9 @@ template <int N> struct Words {
 };
 
 // ---- reading tiles --------------------------------------------------------------------------------
-// 16 bytes from an address, or zeros where `token` is negative; nothing is read then.
-__device__ __forceinline__ void copy_chunk(u32 to, const void* from, int token) {
-  asm volatile("{\n.reg .pred nobody;\nsetp.lt.s32 nobody, %2, 0;\ncp.async.cg.shared.global [%0], [%1], 16, nobody;\n}" ::"r"(to), "l"(from), "r"(token) : "memory");
+// 16 bytes from an address, or zeros where `token` is negative or `outside` is; nothing is read then.
+__device__ __forceinline__ void copy_chunk(u32 to, const void* from, int token, bool outside = false) {
+  asm volatile("{\n.reg .pred outside, nobody;\nsetp.ne.s32 outside, %3, 0;\nsetp.lt.or.s32 nobody, %2, 0, outside;\ncp.async.cg.shared.global [%0], [%1], 16, nobody;\n}" ::"r"(to), "l"(from), "r"(token), "r"((int)outside) : "memory");
 }
 template <int BYTES> __device__ __forceinline__ void copy_small(u32 to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
@@ -178,12 +178,12 @@ template <int N, int THREADS, class Token> __device__ __forceinline__ void load_
   for (int i = 0; i < EACH; i++)
 #pragma unroll
     for (int more = 0; more < CHUNKS; more += LANES) {
-      const int row = row0 + i, c = c0 + more, t = tokens[i];
+      const int c = c0 + more, t = tokens[i];
+      const u32 at = EACH & (EACH - 1) ? chunk_at(to, row0 + i, c) : chunk_below(chunk_at(to, row0, c), i);
 #if WIDE
-      const int outside = c * CHUNK < width ? 0 : -1;
-      copy_chunk(chunk_at(to, row, c), row_address(src + c * CHUNK, t, (int)stride * (int)sizeof(element)), t | outside);
+      copy_chunk(at, row_address(row_address(src, c, 16), t, (int)stride * (int)sizeof(element)), t, c * CHUNK >= width);
 #else
-      read_chunk(chunk_at(to, row, c), src + (i64)max(t, 0) * stride, c, width, t >= 0);
+      read_chunk(at, src + (i64)max(t, 0) * stride, c, width, t >= 0);
 #endif
     }
 }
@@ -193,21 +193,15 @@ template <int LEFT> __device__ __forceinline__ void wait_for() { asm volatile("c
 // ---- walks tile by tile ----------------------------------------------------------------------------
 // The N moving rows of a step: their tokens, -1 where no row of the tile meets one, bits of those that are there, and the
 // mask of their block.
-template <int N> struct __align__(16) Step {
-  int tokens[N];
-  Words<N / 32> there;
-  int mask;
-  __device__ __forceinline__ bool is_whole() const { return !mask && there.all(); }   // all meet all
-};
+template <int N> struct __align__(16) Step { int tokens[N]; Words<N / 32> there; int mask; };
 
-// The pairs of a warp's 16 * M rows in a step, of which `whole` tells whether it is; `words`: those of a mask, if there is
-// one, for the warp's first row.
+// The pairs of a warp's 16 * M rows in a step; `words`: those of a mask, if there is one, for the warp's first row.
 template <int M, int N> struct Pairs {
   const Step<N>& step;
   const u32* words;
   int lane;
   bool all, some;   // whether all are attended, and any
-  __device__ __forceinline__ Pairs(const Step<N>& step, bool whole, const u32* words, int lane) : step(step), words(words), lane(lane), all(whole), some(true) {
+  __device__ __forceinline__ Pairs(const Step<N>& step, const u32* words, int lane) : step(step), words(words), lane(lane), all(!step.mask && step.there.all()), some(true) {
     if (all) return;
     bool every = true, any = false;
 #pragma unroll
