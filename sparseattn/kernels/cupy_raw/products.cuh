@@ -41,8 +41,7 @@ __device__ __forceinline__ void ldsm_t(u32 (&r)[4], u32 a) {
 // What was loaded is multiplied as it is.
 template <int N, int THREADS> __device__ __forceinline__ void split_tile(const Tile& tile) {}
 // s = x y^T for 16 * M rows of the tile x from `row` on and N rows of the tile y. Rows are read two groups of 16 ahead.
-// between(i) is what else there is to do while products go on, in D / 16 parts.
-template <int M, int N, class Between> __device__ __forceinline__ void scores(float (&s)[M][N / 2], const Tile& x, int row, const Tile& y, int lane, Between between) {
+template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N / 2], const Tile& x, int row, const Tile& y, int lane) {
   constexpr int GROUPS = N / 16, ALL = D / 16 * GROUPS;
   const u32 first_x = chunk_at(x.at, row + lane % 16, lane / 16), first_y = chunk_at(y.at, lane % 8 + lane / 16 * 8, lane / 8 % 2);
   u32 a[2][M][4], b[3][4];
@@ -59,7 +58,6 @@ template <int M, int N, class Between> __device__ __forceinline__ void scores(fl
     const int kk = i / GROUPS, n = i % GROUPS;
     if (n == 0 && kk + 1 < D / 16) read_x(kk + 1);
     if (i + 2 < ALL) read_y(i + 2);
-    if (n == 0) between(kk);
     const u32* w = b[i % 3];
 #pragma unroll
     for (int m = 0; m < M; m++) {
@@ -68,9 +66,6 @@ template <int M, int N, class Between> __device__ __forceinline__ void scores(fl
       else { mma(to, a[kk % 2][m], w[0], w[1]); mma(to + 4, a[kk % 2][m], w[2], w[3]); }
     }
   }
-}
-template <int M, int N> __device__ __forceinline__ void scores(float (&s)[M][N / 2], const Tile& x, int row, const Tile& y, int lane) {
-  scores<M, N>(s, x, row, y, lane, [](int) {});
 }
 // o += p y for the W columns of the tile y (N rows) that begin `column` numbers in; p as `scores` leaves it. make(i) makes the
 // numbers of p that meet the i-th 16 rows of y, while the products of those before go on.
@@ -371,11 +366,6 @@ template <int M, int N, int W> __device__ __forceinline__ void accumulate(float 
 }
 #endif
 #if BITS == 32   // nothing goes on beside products
-template <int M, int N, class Between> __device__ __forceinline__ void scores(float (&s)[M][N / 2], const Tile& x, int row, const Tile& y, int lane, Between between) {
-#pragma unroll
-  for (int i = 0; i < D / 16; i++) between(i);
-  scores<M, N>(s, x, row, y, lane);
-}
 template <int M, int N, int W, class Make> __device__ __forceinline__ void accumulate(float (&o)[M][W / 2], const float (&p)[M][N / 2], const Tile& y, int column, int lane, Make make) {
 #pragma unroll
   for (int i = 0; i < N / 16; i++) make(i);

@@ -184,13 +184,46 @@ __device__ __forceinline__ bool is_dropped(const Options& o, const Side& x, cons
 #endif
 
 #if BIAS
-// Scaled scores, or with scale = 1 capped ones, become what is exponentiated: the bias is added, in the part-th of so many
-// parts of the columns.
+// Scaled scores, or with scale = 1 capped ones, become what is exponentiated: the bias is added. Where tokens follow each other,
+// a pair has the value of that 8 rows and 8 columns on, so a value is read for several.
 template <int M, int N> __device__ __forceinline__ void add_bias(float (&s)[M][N / 2], const Options& o, const Shaping& shaping, const Side (&rows)[M][2],
-                                                                 const Sides<N>& columns, float scale, int lane, int part = 0, int parts = 1) {
+                                                                 const Sides<N>& columns, float scale, int lane) {
+  Side two[2];
+#if BIAS == BY_TABLE || BIAS == BY_CLIPPED
+  const code_t fall = rows[0][0].code - rows[0][1].code;
+  code_t codes[N / 8][2];
+  bool slanted = true;
 #pragma unroll
-  for (int j = N / 8 * part / parts; j < N / 8 * (part + 1) / parts; j++) {
-    Side two[2];
+  for (int g = 1; g < 2 * M; g++) slanted = slanted && rows[g / 2][g % 2].code + fall == rows[(g - 1) / 2][(g - 1) % 2].code;
+#pragma unroll
+  for (int j = 0; j < N / 8; j++) {
+    columns.get(8 * j + 2 * (lane & 3), two);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      codes[j][i] = two[i].code;
+      slanted = slanted && (j == 0 || codes[j][i] == codes[j - (j > 0)][i] + fall);
+    }
+  }
+  if (__all_sync(~0u, slanted)) {
+#pragma unroll
+    for (int slant = 1 - 2 * M; slant < N / 8; slant++) {   // group of columns less group of rows
+      const int g = max(-slant, 0);
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        two[i].code = codes[g + slant][i];
+        const float value = value_of(o, shaping, rows[g / 2][g % 2], two[i]);
+#pragma unroll
+        for (int group = g; group < 2 * M && group + slant < N / 8; group++) {
+          float& x = s[group / 2][4 * (group + slant) + 2 * (group % 2) + i];
+          x = fmaf(x, scale, value);
+        }
+      }
+    }
+    return;
+  }
+#endif
+#pragma unroll
+  for (int j = 0; j < N / 8; j++) {
     columns.get(8 * j + 2 * (lane & 3), two);
 #pragma unroll
     for (int m = 0; m < M; m++)

@@ -308,10 +308,9 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #if SLICES == 1
     scores<M, COLS>(s, tx1, row, t1, lane);
 #if BIAS && !SOFTCAP
-    scores<M, COLS>(d, tx2, row, t2, lane, [&](int i) { add_bias<M, COLS>(s, options, shaping, sides, present_sides, scale, lane, i, D / 16); });
-#else
-    scores<M, COLS>(d, tx2, row, t2, lane);
+    add_bias<M, COLS>(s, options, shaping, sides, present_sides, scale, lane);
 #endif
+    scores<M, COLS>(d, tx2, row, t2, lane);
 #else
     scores<1, COLS>(s, slice ? tx2 : tx1, row, slice ? t2 : t1, lane);
     swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
