@@ -88,6 +88,18 @@ def test_by_offset_shared_by_heads(dtype, backend):
                   backend)
 
 
+@pytest.mark.parametrize("size", [1.0, 1.4, 1.9])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_largest_gradient_of_a_table(size, dtype, backend):
+    """A query with one key and a gradient of lse alone: every pair has the largest gradient that a pair can have."""
+    q, k, v = np.random.default_rng(3).standard_normal((3, 1, 2, 90, 32)).astype(dtype)
+    pattern, term = patterns.sliding_window(90, left=0), bias.by_offset(np.zeros((2, 9), np.float32), left=4)
+    out, lse = sa.attend(q, k, v, pattern, bias=term, return_lse=True, backend=backend)
+    dout, dlse = np.zeros_like(out), np.full(lse.shape, size, np.float32)
+    got = sa.attend_backward(dout, q, k, v, out, lse, pattern, dlse=dlse, bias=term, backend=backend).dbias
+    assert np.allclose(got, 90 * size * np.eye(9)[[4, 4]], rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape, window", [((5, 7), (2, 3)), ((4, 3), (4, 3)), ((3, 2), (4, 5)), ((6, 6), (1, 2)),
                                            ((1, 9), (1, 4)), ((6, 4), 3)], ids=str)
 @pytest.mark.parametrize("n_table_heads", [4, 1])

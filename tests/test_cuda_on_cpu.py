@@ -15,6 +15,7 @@ import test_options
 from sparseattn import dispatch, patterns
 from sparseattn.kernels.gpu import launch_backward, launch_forward
 from test_attend import DTYPES, compared, drawn
+from test_bias import test_largest_gradient_of_a_table  # noqa: F401
 from test_gpu import WALKS, test_few_columns_of_float32_keep_every_bit  # noqa: F401
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.why_not() is not None, reason=str(cuda_on_cpu.why_not()))

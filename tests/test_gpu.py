@@ -51,6 +51,7 @@ from test_bias import (
     test_gradient_in_the_dtype_of_the_table,
     test_labels_of_distances,
     test_labels_of_pairs,
+    test_largest_gradient_of_a_table,
     test_log_count,
     test_log_count_is_the_logarithm_of_counts_as_a_bias,
     test_log_count_of_more_heads_than_the_pattern_has,

@@ -91,8 +91,8 @@ struct Span {
     return min(words + 4 * (x_code - first) + 4 * y_code, words + 4 * (PLACES - 1));
   }
 };
-// Sums by place in shared memory: a number of grains is a high part of 22 bits times 2^16 and a low one, so neither part's
-// sum over a tile passes 32 bits.
+// Sums by place in shared memory: a number of grains is a high part of 20 bits times 2^16 and a low one, so neither part's
+// sum over a tile passes 32 bits, nor the high part of four numbers 22.
 struct StepSums {
   int high[PLACES], low[PLACES];
   // `at`: the word of a place in `high`; coarse: grains of 2^16 to a unit of d
@@ -102,33 +102,27 @@ struct StepSums {
     asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(at + 4 * PLACES), "r"(__float_as_int(low_part) - 0x4B400000) : "memory");
   }
   // Adds a thread's gradients. Where tokens follow each other, the pair 8 rows and 8 columns on has the same sum of codes,
-  // so both are added at once.
-  template <int N> __device__ __forceinline__ void add_tile(const float (&d)[N / 2], const Side (&rows)[2], const Sides<N>& columns, const Span& span, float coarse, int lane) {
+  // so those are added at once.
+  template <int M, int N> __device__ __forceinline__ void add_tile(const float (&d)[M][N / 2], const Side (&rows)[M][2], const Sides<N>& columns, const Span& span, float coarse, int lane) {
     const u32 words = shared_address(high);
-    const int fall = rows[0].code - rows[1].code;
-    int codes[N / 4];
-    bool slanted = true;
+    const Slants<M, N> slants(rows, columns, lane);
+    if (slants.there) {
 #pragma unroll
-    for (int j = 0; j < N / 8; j++) {
-      Side two[2];
-      columns.get(8 * j + 2 * (lane & 3), two);
-      codes[2 * j] = two[0].code;
-      codes[2 * j + 1] = two[1].code;
-      if (j) slanted = slanted && codes[2 * j] - codes[2 * j - 2] == fall && codes[2 * j + 1] - codes[2 * j - 1] == fall;
-    }
-    if (__all_sync(~0u, slanted)) {
+      for (int slant = 1 - 2 * M; slant < N / 8; slant++) {
+        const int first = max(-slant, 0);
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
-        add(span.word_at(words, rows[1].code, codes[i]), d[2 + i], coarse);
+        for (int i = 0; i < 2; i++) {
+          float sum = 0.f;
 #pragma unroll
-        for (int j = 0; j < N / 8; j++) {
-          const float next = j + 1 < N / 8 ? d[(4 * j + 6 + i) % (N / 2)] : 0.f;
-          add(span.word_at(words, rows[0].code, codes[2 * j + i]), d[4 * j + i] + next, coarse);
+          for (int g = first; g < 2 * M && g + slant < N / 8; g++) sum += d[g / 2][4 * (g + slant) + 2 * (g % 2) + i];
+          add(span.word_at(words, rows[first / 2][first % 2].code, slants.codes[first + slant][i]), sum, coarse);
         }
       }
     } else {
 #pragma unroll
-      for (int i = 0; i < N / 2; i++) add(span.word_at(words, rows[i / 2 % 2].code, codes[i / 4 * 2 + i % 2]), d[i], coarse);
+      for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) add(span.word_at(words, rows[m][i / 2 % 2].code, slants.codes[i / 4][i % 2]), d[m][i], coarse);
     }
   }
   // Adds those of a span to the call's, and forgets them.

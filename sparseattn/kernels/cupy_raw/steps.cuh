@@ -184,37 +184,44 @@ __device__ __forceinline__ bool is_dropped(const Options& o, const Side& x, cons
 #endif
 
 #if BIAS
-// Scaled scores, or with scale = 1 capped ones, become what is exponentiated: the bias is added. Where tokens follow each other,
-// a pair has the value of that 8 rows and 8 columns on, so a value is read for several.
-template <int M, int N> __device__ __forceinline__ void add_bias(float (&s)[M][N / 2], const Options& o, const Shaping& shaping, const Side (&rows)[M][2],
-                                                                 const Sides<N>& columns, float scale, int lane) {
-  Side two[2];
-#if BIAS == BY_TABLE || BIAS == BY_CLIPPED
-  const code_t fall = rows[0][0].code - rows[0][1].code;
-  code_t codes[N / 8][2];
-  bool slanted = true;
+// A thread's pairs with N columns, as far as they share places: where tokens follow each other, the pair 8 rows and 8 columns
+// on has the same sum of codes. A slant is a group of 8 columns less one of 8 rows.
+template <int M, int N> struct Slants {
+  code_t codes[N / 8][2];   // of the thread's columns
+  bool there;
+  __device__ __forceinline__ Slants(const Side (&rows)[M][2], const Sides<N>& columns, int lane) {
+    const code_t fall = rows[0][0].code - rows[0][1].code;
+    bool all = true;
 #pragma unroll
-  for (int g = 1; g < 2 * M; g++) slanted = slanted && rows[g / 2][g % 2].code + fall == rows[(g - 1) / 2][(g - 1) % 2].code;
+    for (int g = 2; g < 2 * M; g++) all = all && rows[g / 2][g % 2].code + fall == rows[(g - 1) / 2][(g - 1) % 2].code;
 #pragma unroll
-  for (int j = 0; j < N / 8; j++) {
-    columns.get(8 * j + 2 * (lane & 3), two);
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      codes[j][i] = two[i].code;
-      slanted = slanted && (j == 0 || codes[j][i] == codes[j - (j > 0)][i] + fall);
-    }
-  }
-  if (__all_sync(~0u, slanted)) {
-#pragma unroll
-    for (int slant = 1 - 2 * M; slant < N / 8; slant++) {   // group of columns less group of rows
-      const int g = max(-slant, 0);
+    for (int j = 0; j < N / 8; j++) {
+      Side two[2];
+      columns.get(8 * j + 2 * (lane & 3), two);
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        two[i].code = codes[g + slant][i];
-        const float value = value_of(o, shaping, rows[g / 2][g % 2], two[i]);
+        codes[j][i] = two[i].code;
+        if (j) all = all && codes[j][i] == codes[j - 1][i] + fall;
+      }
+    }
+    there = __all_sync(~0u, all);
+  }
+};
+// Scaled scores, or with scale = 1 capped ones, become what is exponentiated: the bias is added.
+template <int M, int N> __device__ __forceinline__ void add_bias(float (&s)[M][N / 2], const Options& o, const Shaping& shaping, const Side (&rows)[M][2],
+                                                                 const Sides<N>& columns, float scale, int lane) {
+#if BIAS == BY_TABLE || BIAS == BY_CLIPPED
+  const Slants<M, N> slants(rows, columns, lane);
+  if (slants.there) {
 #pragma unroll
-        for (int group = g; group < 2 * M && group + slant < N / 8; group++) {
-          float& x = s[group / 2][4 * (group + slant) + 2 * (group % 2) + i];
+    for (int slant = 1 - 2 * M; slant < N / 8; slant++) {
+      const int first = max(-slant, 0);
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const float value = value_of(o, shaping, rows[first / 2][first % 2], {slants.codes[first + slant][i], 0, 0u});
+#pragma unroll
+        for (int g = first; g < 2 * M && g + slant < N / 8; g++) {
+          float& x = s[g / 2][4 * (g + slant) + 2 * (g % 2) + i];
           x = fmaf(x, scale, value);
         }
       }
@@ -224,6 +231,7 @@ template <int M, int N> __device__ __forceinline__ void add_bias(float (&s)[M][N
 #endif
 #pragma unroll
   for (int j = 0; j < N / 8; j++) {
+    Side two[2];
     columns.get(8 * j + 2 * (lane & 3), two);
 #pragma unroll
     for (int m = 0; m < M; m++)

@@ -381,15 +381,15 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #endif
         }
       }
+#if BIAS_GRAD == BY_SUM
+    if (slice == 0 && counts) sums[step % 2].add_tile<M, COLS>(d, sides, present_sides, span, coarse, lane);
+    if (slice == 0 && !fits)
+#elif BIAS_GRAD
+    if (slice == 0)
+#endif
 #if BIAS_GRAD
 #pragma unroll
-    for (int m = 0; m < M; m++) {
-#if BIAS_GRAD == BY_SUM
-      if (slice == 0 && counts) sums[step % 2].add_tile<COLS>(d[m], sides[m], present_sides, span, coarse, lane);
-      if (slice == 0 && !fits)
-#else
-      if (slice == 0)
-#endif
+      for (int m = 0; m < M; m++)
 #pragma unroll
         for (int j = 0; j < COLS / 8; j++) {
           Side two[2];
@@ -398,7 +398,6 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
           for (int i = 0; i < 4; i++)
             if (d[m][4 * j + i] != 0.f) add_to_values(d[m][4 * j + i], options, shaping, sides[m][i / 2], two[i % 2], dvalues, grain);
         }
-    }
 #endif
 #if SOFTCAP && BIAS
 #pragma unroll

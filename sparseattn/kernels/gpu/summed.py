@@ -42,8 +42,8 @@ class WholeSums:
             squares = [_largest(arrays[name][..., 1]) for name in ("dout squares", "v squares")]
             most = (2 * self.kept) * xp.sqrt(squares[0] * squares[1]) + 1e-25
             most = most if dlse is None else most + _largest(abs(dlse))
-        # a tile's sums have two parts of 32 bits
-        self.grain = xp.exp2(min(38, 60 - math.ceil(math.log2(max(rows, 1)))) - xp.ceil(xp.log2(most))).reshape(1)
+        # a tile's sums have two parts of 32 bits, and kernels add up to four numbers before those are made
+        self.grain = xp.exp2(min(36, 60 - math.ceil(math.log2(max(rows, 1)))) - xp.ceil(xp.log2(most))).reshape(1)
         arrays["grain"] = self.grain
 
     def total(self, sums):
