@@ -175,7 +175,8 @@ multiply(result_, left_, {ins[4]}, {ins[5]}, sums_, BITS == 32 && !HALVES ? 't' 
 
 def _copy(code, outs, ins):
     if "cp.async.cg" in code:
-        return f"if ({ins[2]} < 0 || {ins[3]}) memset(shared_at({ins[0]}), 0, 16); else memcpy(shared_at({ins[0]}), {ins[1]}, 16);"
+        return (f"if ({ins[2]} < 0 || {ins[3]}) memset(shared_at({ins[0]}), 0, 16); "
+                f"else memcpy(shared_at({ins[0]}), {ins[1]}, 16);")
     return f"memcpy(shared_at({ins[0]}), {ins[1]}, {8 if ', 8;' in code else ins[2]});"
 
 

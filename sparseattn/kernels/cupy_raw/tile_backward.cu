@@ -266,7 +266,9 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     split_tile<COLS, THREADS>(t1);
     split_tile<COLS, THREADS>(t2);
     __syncthreads();
-    const Pairs<M, COLS> pairs(present, (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row) * WORDS, lane);
+    const Pairs<M, COLS> pairs = {present, (const u32*)(tiles + MASKS_AT) + (buffer * ROWS + row) * WORDS, lane};
+    bool all, some;
+    pairs.judge(all, some);
     if (STAGES == 2) fetch(step + 1);
     const Found found = find(step + 2, block);
     const int found_mask = block.y;
@@ -302,7 +304,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
         fetch(step + 1);
       }
     };
-    if (!pairs.some) { if (thread < COLS) judge(); end(); continue; }
+    if (!some) { if (thread < COLS) judge(); end(); continue; }
 
     float s[M][COLS / 2], d[M][COLS / 2];
 #if SLICES == 1
@@ -341,7 +343,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #endif
 #pragma unroll
     for (int m = 0; m < M; m++) {
-      if (pairs.all) { attended[m][0] = attended[m][1] = true; continue; }
+      if (all) { attended[m][0] = attended[m][1] = true; continue; }
       const Words<WORDS> bits[2] = {pairs.of(m, 0), pairs.of(m, 1)};
 #pragma unroll
       for (int h = 0; h < 2; h++) attended[m][h] = attended[m][h] || bits[h].any();

@@ -203,8 +203,8 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
 #pragma unroll
       for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
 #endif
-    const Pairs<M, COLS> pairs(present, mask_words + row * WORDS, lane);
-    if (!pairs.all)
+    const Pairs<M, COLS> pairs = {present, mask_words + row * WORDS, lane};
+    if (!pairs.are_whole())
 #pragma unroll
       for (int m = 0; m < M; m++) apply_mask<COLS>(s[m], pairs.of(m, 0), pairs.of(m, 1), lane);
     float base[M][2], f[M][2];

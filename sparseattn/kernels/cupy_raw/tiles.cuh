@@ -200,9 +200,12 @@ template <int M, int N> struct Pairs {
   const Step<N>& step;
   const u32* words;
   int lane;
-  bool all, some;   // whether all are attended, and any
-  __device__ __forceinline__ Pairs(const Step<N>& step, const u32* words, int lane) : step(step), words(words), lane(lane), all(!step.mask && step.there.all()), some(true) {
-    if (all) return;
+  // Whether all pairs of the tile are attended, as far as is known without its mask.
+  __device__ __forceinline__ bool are_whole() const { return !step.mask && step.there.all(); }
+  // Whether all of the warp's are, and any.
+  __device__ __forceinline__ void judge(bool& all, bool& some) const {
+    all = some = true;
+    if (are_whole()) return;
     bool every = true, any = false;
 #pragma unroll
     for (int m = 0; m < M; m++)
