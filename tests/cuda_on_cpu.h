@@ -107,6 +107,7 @@ static inline float __int_as_float(int x) { return same_bits<float>(x); }
 static inline float __fdividef(float x, float y) { return x / y; }
 static inline long long __double2ll_rn(double x) { return llrint(x); }
 template <class T> static T atomicAdd(T* to, T x) { const T before = *to; *to += x; return before; }
+template <class T> static T atomicMax(T* to, T x) { const T before = *to; *to = max(before, x); return before; }
 static inline unsigned __cvta_generic_to_shared(const void* p) { return (unsigned)(int)((const char*)p - (const char*)tiles); }
 static inline char* shared_at(unsigned address) { return (char*)tiles + (int)address; }
 

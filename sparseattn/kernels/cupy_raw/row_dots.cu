@@ -2,7 +2,7 @@
 // that scores are multiplied with there (unit: the scale, or 1 where scores are shaped before). delta =
 // sum(dout * out) - dlse, the derivative of the loss by a row's common factor (Dao, "FlashAttention-2", 2023,
 // arXiv:2307.08691, section 3.1). A row that attends nothing (lse = -inf) gets {+inf, 0}, so that its weights are 0 in the
-// backward. Without lse only delta counts; a sum that is no number is 0 then: what the lengths of rows are made of.
+// backward.
 //
 // The sums are the diagonals of products of tiles, since dP is added up in just that way: where a query attends one key,
 // delta equals dP, and its gradient is 0 as it should be.
@@ -48,7 +48,6 @@ row_dots(Rows<const element> dout, Rows<const element> out, const float* lse, co
     float sum = r % 2 ? s[0][6 * i + 1] : s[0][6 * i];
     if (sum != sum && is_zero(y, own)) sum = 0.f;   // the out of a query without keys is 0, whatever its dout holds
     const i64 at = (i64)blockIdx.y * n_queries + token(own);
-    if (!lse) { stats[at] = make_float2(0.f, fabsf(sum) < POS_INF ? sum : 0.f); continue; }
     const float e = lse[at];
     const float counted = (float)(e * ((double)(unit * LOG_UNIT) / unit));
     stats[at] = e == NEG_INF ? make_float2(POS_INF, 0.f) : make_float2(counted, dlse ? sum - dlse[at] : sum);

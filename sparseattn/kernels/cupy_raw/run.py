@@ -16,6 +16,8 @@ CONSTANTS = {
     "row_forward": ("HEAD_DIM", "BITS", "FP16", "WIDE", *SHAPING),
     "merge": ("HEAD_DIM", "BITS", "FP16", "WIDE", "BY_HEADS"),
     "row_dots": ("HEAD_DIM", "BITS", "FP16", "WIDE"),
+    "longest": ("HEAD_DIM", "BITS", "FP16", "WIDE"),
+    "grain": ("HEAD_DIM", "BITS"),
     "tile_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "row_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "sum_slots": ("HEAD_DIM", "BITS", "FP16", "WIDE", "OUT32", "BY_HEADS"),
@@ -44,7 +46,7 @@ def _prepared(memory, name, values, device):
 
 
 def _whole_grid(name, grid, threads, slices):
-    if name == "row_dots":
+    if name in ("row_dots", "longest"):
         return -(-grid[0] // (threads // 2)), grid[1], 1
     return grid[0], grid[1], slices
 
@@ -66,7 +68,7 @@ def _choices(key):
 
 def _is_asked_for(memory, name, c):
     """Whether a launch can have these constants together."""
-    if c["BITS"] == 32 and (c["FP16"] or not c.get("OUT32", 1)):
+    if c["BITS"] == 32 and (c.get("FP16") or not c.get("OUT32", 1)):
         return False
     if "ROWS" in c and c["ROWS"] not in shapes.rows(memory, name, c["BITS"], c["HEAD_DIM"], c.get("KV", 0)):
         return False

@@ -97,7 +97,7 @@ def shape_of(memory, name, constants) -> Shape:
     if name == "row_dots":
         return _row_dots(constants)
     if name not in _KERNELS:
-        return Shape({}, THREADS, slices=SPREAD)
+        return Shape({}, THREADS, slices=SPREAD if name in ("merge", "sum_slots") else 1)
     shape = _KERNELS[name][0](_entry(memory, name, constants["BITS"], constants["HEAD_DIM"]), constants)
     if name == "tile_forward" and constants.get("BIAS") == BY_CODE:
         return _staged(shape, constants, memory)

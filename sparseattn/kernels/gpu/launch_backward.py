@@ -7,7 +7,7 @@ import math
 from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.arrays import constants_of, converter, readable
 from sparseattn.kernels.gpu.plan import Plan, contiguous_steps, plan_of
-from sparseattn.kernels.gpu.summed import Summed
+from sparseattn.kernels.gpu.summed import Summed, grain_bits
 from sparseattn.kernels.gpu.target import bucket_of
 from sparseattn.kernels.gpu.terms import shaping
 from sparseattn.xp import namespace
@@ -28,13 +28,16 @@ def backward(target, dout, q, k, v, out, lse, pattern, scale, dlse, options):
         arrays[name] = readable(arrays[name])
     stats = xp.empty((*q.shape[:3], 2), xp.float32)
     arrays.update(lse=xp.ascontiguousarray(lse), dlse=None if dlse is None else xp.ascontiguousarray(dlse), stats=stats,
-                  summed=summed, **shaped.arrays)
+                  **shaped.arrays, **summed.begun(xp, lse.shape))
     for name, (like, wide, zeros) in plan.begins.items():
         arrays[name] = (xp.zeros if zeros else xp.empty)(arrays[like].shape, xp.float32 if wide else q.dtype)
     plan.run(xp, arrays)
     dq, dk, dv = (arrays[name].astype(q.dtype, copy=False) for name in ("dq", "dk", "dv"))
-    dvalues = summed.bias.finish(arrays["sums"]) if summed.bias else None
-    dsinks = summed.sinks.finish(arrays) if summed.sinks else None
+    dvalues = summed.bias.finish(arrays["sums"], arrays["grain"]) if summed.bias else None
+    dsinks = None
+    if summed.sinks:
+        delta = stats[..., 1]
+        dsinks = summed.sinks.finish(arrays["lse"], delta, arrays["dlse"], arrays["row_sums"], arrays["grain"])
     return dq, dk, dv, dvalues, dsinks
 
 
@@ -48,17 +51,17 @@ def _plan(target, given, pattern, scale, shaped, summed):
     plan.begins = {}
     batch, n_heads = q.shape[:2]
 
-    def add_dots(x, y, lse, dlse, stats):
+    def over_rows(kernel, x, *others):
         sizes = arrays[x].shape
         if math.prod(sizes):
-            unit = 1.0 if shaped.constants["SHAPED"] else scale
-            plan.launch("row_dots", constants, (sizes[2], sizes[0] * sizes[1]), (x, y, lse, dlse, *sizes, unit, stats))
+            plan.launch(kernel, constants, (sizes[2], sizes[0] * sizes[1]), (x, *others[:-2], *sizes, *others[-2:]))
 
-    add_dots("dout", "out", "lse", "dlse", "stats")
+    over_rows("row_dots", "dout", "out", "lse", "dlse", 1.0 if shaped.constants["SHAPED"] else scale, "stats")
     if any(summed.values()):
-        for x in ("dout", "v"):
-            add_dots(x, x, None, None, plan.memory(f"{x} squares", (*arrays[x].shape[:3], 2)))
-        plan.launches.append(lambda arrays: arrays["summed"].begin(arrays))
+        squares, n_rows = plan.memory("longest", (2,), zeros=True), math.prod(arrays["dout"].shape[:3])
+        for place, x in enumerate(("dout", "v")):
+            over_rows("longest", x, squares, place)
+        plan.launch("grain", constants, (1, 1), (squares, "dlse", n_rows, shaped.draws[1], grain_bits(n_rows), "grain"))
     for kv in (0, 1):
         structures = layout.backward_structures(pattern.to("cpu"), target, bits, bucket, kv)
         walks = [walk for structure in structures for walk in layout.walks(

@@ -9,60 +9,49 @@ from sparseattn.xp import namespace
 
 
 class Summed:
-    """Those gradients of a call that are summed over rows and tiles: of its bias and of its sinks."""
+    """Those gradients of a call that are summed over rows and tiles: of its bias and of its sinks.
+
+    They are whole numbers of 64 bits, of grains, so that sums are equal in any order. The kernel `grain` says how many
+    grains there are to a unit.
+    """
 
     def __init__(self, options, shaped):
-        self.whole = WholeSums(shaped.draws[1])
-        self.bias = None if shaped.bias is None else BiasGradient(options.bias, shaped.bias, self.whole)
-        self.sinks = None if options.sinks is None else SinkGradient(options.sinks, self.whole)
+        self.bias = None if shaped.bias is None else BiasGradient(options.bias, shaped.bias)
+        self.sinks = None if options.sinks is None else SinkGradient(options.sinks)
 
     def constants(self):
         """What kernels are told of them."""
         return {"BIAS_GRAD": self.bias.bias.gradient if self.bias else 0, "ROW_SUMS": int(self.sinks is not None)}
 
-    def begin(self, arrays):
-        """Add what the kernels add up in to the arrays of the call, which hold the squares of lengths by now."""
-        for gradient in (self.whole, self.bias, self.sinks):
-            if gradient:
-                gradient.begin(arrays)
+    def begun(self, xp, rows):
+        """The arrays that kernels add up in, by name; `rows`: the shape of lse."""
+        arrays = {}
+        if self.bias or self.sinks:
+            arrays["grain"] = xp.empty(1, xp.float64)
+        if self.bias:
+            arrays["sums"] = self.bias.begun(xp)
+        if self.sinks:
+            arrays["row_sums"] = xp.zeros(rows, xp.int64)
+        return arrays
 
 
-class WholeSums:
-    """The size of the grains that gradients are summed in, as whole numbers of 64 bits: equal sums in any order."""
-
-    def __init__(self, kept):
-        self.kept = kept
-
-    def begin(self, arrays):
-        """Add the grain, grains to a unit, to a call's arrays, which hold the squares of the lengths of dout and v."""
-        dlse, xp = arrays["dlse"], namespace(arrays["dout"])
-        rows, most = math.prod(arrays["dout"].shape[:3]), xp.ones((), xp.float64)
-        if rows and arrays["v"].size:
-            # no weights of a row add up to more than 1, so neither dP nor delta, nor their sum over a row, exceeds this
-            squares = [_largest(arrays[name][..., 1]) for name in ("dout squares", "v squares")]
-            most = (2 * self.kept) * xp.sqrt(squares[0] * squares[1]) + 1e-25
-            most = most if dlse is None else most + _largest(abs(dlse))
-        # a tile's sums have two parts of 32 bits, and kernels add up to four numbers before those are made
-        self.grain = xp.exp2(min(36, 60 - math.ceil(math.log2(max(rows, 1)))) - xp.ceil(xp.log2(most))).reshape(1)
-        arrays["grain"] = self.grain
-
-    def total(self, sums):
-        """The sums as float64."""
-        return sums / self.grain
+def grain_bits(n_rows):
+    """Bits of the largest number of grains that a pair may have: no sum over the rows needs more than 60."""
+    # a tile's sums have two parts of 32 bits, and kernels add up to four numbers before those are made
+    return min(36, 60 - math.ceil(math.log2(max(n_rows, 1))))
 
 
 class BiasGradient:
-    """The gradient of a term's values while parts of a pattern are added."""
+    """The gradient of a term's values."""
 
-    def __init__(self, term, bias, whole):
-        self.term, self.bias, self.whole = term, bias, whole
+    def __init__(self, term, bias):
+        self.term, self.bias = term, bias
 
-    def begin(self, arrays):
-        """Add the sums, still 0, to the arrays of a call."""
-        xp = namespace(arrays["dout"])
-        arrays["sums"] = xp.zeros(self.bias.sums, xp.float32 if self.bias.gradient == OWN_VALUE else xp.int64)
+    def begun(self, xp):
+        """The sums, still 0."""
+        return xp.zeros(self.bias.sums, xp.float32 if self.bias.gradient == OWN_VALUE else xp.int64)
 
-    def finish(self, sums):
+    def finish(self, sums, grain):
         """The gradient in the shape and dtype of the values."""
         term, bias, xp = self.term, self.bias, namespace(sums)
         if bias.kind == BY_CLIPPED:
@@ -72,7 +61,7 @@ class BiasGradient:
         elif bias.kind == BY_TABLE and not term.spare:
             sums = sums[..., 1:-1]
         if bias.gradient != OWN_VALUE:
-            sums = self.whole.total(sums)
+            sums = sums / grain
         return sums.reshape(term.values.shape).astype(term.values.dtype)
 
 
@@ -83,26 +72,18 @@ class SinkGradient:
     add up to dlse.
     """
 
-    def __init__(self, sinks, whole):
-        self.sinks, self.whole = sinks, whole
+    def __init__(self, sinks):
+        self.sinks = sinks
 
-    def begin(self, arrays):
-        """Add the sums of rows, still 0, to the arrays of a call."""
-        xp = namespace(arrays["lse"])
-        arrays["row_sums"] = xp.zeros(arrays["lse"].shape, xp.int64)
-
-    def finish(self, arrays):
+    def finish(self, lse, delta, dlse, sums, grain):
         """The gradient. lse of -inf: nothing was attended, sink included.
 
         Of an `out` that is rounded, delta = sum(dout * out) - dlse is off by an e, and the row's sum of gradients by
         (share - 1) e. So (1 - share) delta + sum, which is delta + dlse, is off by nothing.
         """
-        lse, delta, dlse, xp = arrays["lse"], arrays["stats"][..., 1], arrays["dlse"], namespace(arrays["lse"])
-        shares = xp.exp(xp.where(lse == -xp.inf, -xp.inf, self.sinks[:, None] - xp.where(lse == -xp.inf, 0, lse)))
-        reached = (1 - shares) * delta + self.whole.total(arrays["row_sums"]) - (0 if dlse is None else dlse)
+        xp = namespace(lse)
+        shares = xp.exp(xp.where(lse == -xp.inf, lse, self.sinks[:, None] - lse))
+        reached = (1 - shares) * delta + sums / grain
+        if dlse is not None:
+            reached -= dlse
         return -(shares * reached).sum(axis=(0, 2), dtype=xp.float64).astype(self.sinks.dtype)
-
-
-def _largest(x):
-    """The maximum in two steps: one would have a single thread block of a GPU read it all."""
-    return x.max(axis=-1).max().astype("float64")

@@ -1,7 +1,6 @@
 """What the backward needs of each query row: {lse, delta} with delta = sum(dout * out) - dlse, the derivative of the
 loss by a row's common factor (Dao, "FlashAttention-2", 2023, arXiv:2307.08691, section 3.1). A row that attends nothing
-(lse = -inf) gets {+inf, 0}, so that its weights are 0 in the backward. Without lse only delta counts; a sum that is no
-number is 0 then: what the lengths of rows are made of.
+(lse = -inf) gets {+inf, 0}, so that its weights are 0 in the backward.
 
 Grid: (tiles of 16 queries, batch * n_heads), 8 threads a row.
 """
@@ -46,11 +45,7 @@ def make(c: Constants):
                 delta += shares[own, i]
             if dlse.shape[0] > 0:
                 delta -= dlse[b, h, query]
-            e = ZERO
-            if lse.shape[0] > 0:
-                e = lse[b, h, query]
-            elif not abs(delta) < POS_INF:
-                delta = ZERO
+            e = lse[b, h, query]
             stats[b, h, query, 0] = POS_INF if e == NEG_INF else e
             stats[b, h, query, 1] = ZERO if e == NEG_INF else delta
 

@@ -20,6 +20,8 @@ CONSTANTS = {
     "row_forward": ("HEAD_DIM", "BITS", "FP16", "ROWS", *SHAPING),
     "merge": ("BITS", "FP16", "BY_HEADS"),
     "row_dots": ("BITS", "FP16"),
+    "longest": ("BITS", "FP16"),
+    "grain": (),
     "tile_backward": ("HEAD_DIM", "BITS", "FP16", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "row_backward": ("HEAD_DIM", "BITS", "FP16", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "sum_slots": ("BITS", "FP16", "OUT32", "BY_HEADS"),
@@ -42,7 +44,7 @@ FLAT = "values", "labels", "dvalues"  # read by place
 def bind(name, constants, grid, arguments, steps):
     """The function that launches a kernel with the arrays that it is given by name."""
     kernel = kernel_of(name, shapes.constants_of({key: constants[key] for key in CONSTANTS[name]}))
-    if name == "row_dots":
+    if name in ("row_dots", "longest"):
         grid = -(-grid[0] // shapes.DOWN), grid[1]
     named = dict(zip(parameters(name), arguments, strict=True))
     if "out2" in named and named["out2"] is None:
