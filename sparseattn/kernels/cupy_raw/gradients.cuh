@@ -64,8 +64,8 @@ __device__ __forceinline__ void add_to_values(float d, const Options& o, const S
 }
 #endif
 #if BIAS_GRAD == BY_SUM && defined(PLACES)
-// The sums of codes of a tile lie close together. Where they are at most PLACES, gradients are summed by place first: the
-// sum of codes less the lowest.
+// The sums of codes of a tile lie close together. Where they are at most PLACES, gradients of a few steps are summed by place
+// first: the sum of codes less the lowest.
 __device__ __forceinline__ int2 range_of(int code, int token) { return token < 0 ? make_int2(0x7fffffff, -0x7fffffff) : make_int2(code, code); }
 __device__ __forceinline__ int2 joined(int2 a, int2 b) { return make_int2(min(a.x, b.x), max(a.y, b.y)); }
 __device__ __forceinline__ int2 joined_by_warp(int2 a) { return make_int2(__reduce_min_sync(~0u, a.x), __reduce_max_sync(~0u, a.y)); }
@@ -77,12 +77,20 @@ template <int N> __device__ __forceinline__ int2 joined_all(const int2 (&ranges)
 }
 // What the sums of two ranges of codes cover.
 struct Span {
-  int first, places;
-  __device__ __forceinline__ Span() : first(0), places(0) {}
+  int first, places, steps;
+  __device__ __forceinline__ Span() : first(0), places(0), steps(1) {}
   __device__ __forceinline__ Span(int2 x, int2 y) : Span() {
     if (x.x <= x.y && y.x <= y.y) { first = x.x + y.x; places = x.y + y.y - first + 1; }
   }
   __device__ __forceinline__ bool fits() const { return places <= PLACES; }
+  // Whether the next step's is added to it: what lies ahead, as far as there are places.
+  __device__ __forceinline__ bool takes(const Span& next) {
+    const int needed = next.first - first + next.places;
+    if (!places || steps == 4 || next.first < first || needed > PLACES) return false;
+    places = max(places, needed);
+    steps++;
+    return true;
+  }
   // Whether all are held to an end that nobody asks for.
   __device__ __forceinline__ bool outside(const Options& o) const { return BIAS == BY_TABLE && (first >= o.high || first + places - 1 <= o.low); }
   // Where the word of a sum's place stands among PLACES words in shared memory from `words` on; some place for the codes of
@@ -91,9 +99,10 @@ struct Span {
     return min(words + 4 * (x_code - first) + 4 * y_code, words + 4 * (PLACES - 1));
   }
 };
-// Sums by place in shared memory: a number of grains is a high part of 20 bits times 2^16 and a low one, so neither part's
-// sum over a tile passes 32 bits, nor the high part of four numbers 22.
-struct StepSums {
+// Sums by place in shared memory: a number of grains is a high part of 20 bits times 2^16 and a low one of 16. A row's high
+// parts add up to no more than one may have, so neither sum over a tile and four steps passes 32 bits, nor the high part of four
+// numbers 22.
+struct Sums {
   int high[PLACES], low[PLACES];
   // `at`: the word of a place in `high`; coarse: grains of 2^16 to a unit of d
   static __device__ __forceinline__ void add(u32 at, float d, float coarse) {

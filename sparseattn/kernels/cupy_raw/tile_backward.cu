@@ -193,11 +193,12 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #endif
     }
 #if BIAS_GRAD == BY_SUM
-  __shared__ StepSums sums[2];   // of the present step and of the one before
+  __shared__ Sums sums[2];   // of the present steps, and of those before
   __shared__ int2 row_ranges[THREADS / 32], col_ranges[4][COLS / 32];
   const float coarse = (float)(grain[0] / 65536);
   u64* const head_sums = (u64*)dvalues + shaping.sums;
-  Span flushed;   // of the sums of the step before
+  Span open;   // of the sums of the present steps
+  int side = 0;
   for (int i = thread; i < 2 * PLACES; i += THREADS) sums[i / PLACES].high[i % PLACES] = sums[i / PLACES].low[i % PLACES] = 0;
   {
     int2 own = range_of(sides[0][0].code, t[0][0]);
@@ -277,10 +278,13 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     const Sides<COLS>& present_sides = columns[step & 3];
 #endif
 #if BIAS_GRAD == BY_SUM
-    sums[(step + 1) % 2].flush<THREADS>(options, flushed, head_sums);
     const Span span(rows_range, joined_all(col_ranges[step & 3]));
     const bool fits = span.fits(), counts = fits && !span.outside(options);
-    flushed = counts ? span : Span();
+    if (counts && !open.takes(span)) {
+      sums[side].flush<THREADS>(options, open, head_sums);
+      side ^= 1;
+      open = span;
+    }
 #endif
 #if BIAS || DROPOUT
     Side ahead_side;
@@ -384,7 +388,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
         }
       }
 #if BIAS_GRAD == BY_SUM
-    if (slice == 0 && counts) sums[step % 2].add_tile<M, COLS>(d, sides, present_sides, span, coarse, lane);
+    if (slice == 0 && counts) sums[side].add_tile<M, COLS>(d, sides, present_sides, open, coarse, lane);
     if (slice == 0 && !fits)
 #elif BIAS_GRAD
     if (slice == 0)
@@ -419,7 +423,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 
 #if BIAS_GRAD == BY_SUM
   __syncthreads();
-  sums[(steps + 1) % 2].flush<THREADS>(options, flushed, head_sums);
+  sums[side].flush<THREADS>(options, open, head_sums);
 #endif
 #pragma unroll
   for (int m = 0; m < M; m++)
