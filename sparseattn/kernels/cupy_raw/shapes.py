@@ -96,6 +96,8 @@ def shape_of(memory, name, constants) -> Shape:
     """The shape of a kernel with these constants."""
     if name == "row_dots":
         return _row_dots(constants)
+    if name == "grain":
+        return Shape({}, THREADS, declared=THREADS // 8)
     if name not in _KERNELS:
         return Shape({}, THREADS, slices=SPREAD if name in ("merge", "sum_slots") else 1)
     shape = _KERNELS[name][0](_entry(memory, name, constants["BITS"], constants["HEAD_DIM"]), constants)
