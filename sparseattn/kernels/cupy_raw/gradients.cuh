@@ -116,17 +116,12 @@ struct Sums {
     const u32 words = shared_address(high);
     const Slants<M, N> slants(rows, columns, lane);
     if (slants.there) {
+      slants.each([&](int slant, int first, int i) {
+        float sum = 0.f;
 #pragma unroll
-      for (int slant = 1 - 2 * M; slant < N / 8; slant++) {
-        const int first = max(-slant, 0);
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-          float sum = 0.f;
-#pragma unroll
-          for (int g = first; g < 2 * M && g + slant < N / 8; g++) sum += d[g / 2][4 * (g + slant) + 2 * (g % 2) + i];
-          add(span.word_at(words, rows[first / 2][first % 2].code, slants.codes[first + slant][i]), sum, coarse);
-        }
-      }
+        for (int g = first; g < 2 * M && g + slant < N / 8; g++) sum += d[g / 2][4 * (g + slant) + 2 * (g % 2) + i];
+        add(span.word_at(words, rows[first / 2][first % 2].code, slants.codes[first + slant][i]), sum, coarse);
+      });
     } else {
 #pragma unroll
       for (int m = 0; m < M; m++)

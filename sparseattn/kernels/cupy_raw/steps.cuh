@@ -206,6 +206,14 @@ template <int M, int N> struct Slants {
     }
     there = __all_sync(~0u, all);
   }
+  // what(slant, first, i) for each place that pairs share: theirs are the groups of rows g from `first` on and of columns
+  // g + slant, of these column i.
+  template <class What> __device__ __forceinline__ void each(What what) const {
+#pragma unroll
+    for (int slant = 1 - 2 * M; slant < N / 8; slant++)
+#pragma unroll
+      for (int i = 0; i < 2; i++) what(slant, max(-slant, 0), i);
+  }
 };
 // Scaled scores, or with scale = 1 capped ones, become what is exponentiated: the bias is added.
 template <int M, int N> __device__ __forceinline__ void add_bias(float (&s)[M][N / 2], const Options& o, const Shaping& shaping, const Side (&rows)[M][2],
@@ -213,19 +221,14 @@ template <int M, int N> __device__ __forceinline__ void add_bias(float (&s)[M][N
 #if BIAS == BY_TABLE || BIAS == BY_CLIPPED
   const Slants<M, N> slants(rows, columns, lane);
   if (slants.there) {
+    slants.each([&](int slant, int first, int i) {
+      const float value = value_of(o, shaping, rows[first / 2][first % 2], {slants.codes[first + slant][i], 0, 0u});
 #pragma unroll
-    for (int slant = 1 - 2 * M; slant < N / 8; slant++) {
-      const int first = max(-slant, 0);
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const float value = value_of(o, shaping, rows[first / 2][first % 2], {slants.codes[first + slant][i], 0, 0u});
-#pragma unroll
-        for (int g = first; g < 2 * M && g + slant < N / 8; g++) {
-          float& x = s[g / 2][4 * (g + slant) + 2 * (g % 2) + i];
-          x = fmaf(x, scale, value);
-        }
+      for (int g = first; g < 2 * M && g + slant < N / 8; g++) {
+        float& x = s[g / 2][4 * (g + slant) + 2 * (g % 2) + i];
+        x = fmaf(x, scale, value);
       }
-    }
+    });
     return;
   }
 #endif

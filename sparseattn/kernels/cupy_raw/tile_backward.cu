@@ -12,6 +12,7 @@
 // WARP_ROWS = 32 reads each moving row half as often as 16, and has registers for one result alone.
 // A step is COLS moving rows of one head. Reading runs ahead of the products: rows, statistics and bits one step, tokens
 // two, block numbers three, so no step waits for a chain of reads. STAGES = 1 keeps one tile of moving rows, not two.
+// A warp goes past the steps that nothing of its rows meets.
 // shared: 2 * (ROWS + STAGES * COLS) * row_bytes + STAGES * COLS * (8 + ROWS / 8) + (SLICES == 2) * 4 * ROWS * COLS, where
 //   row_bytes = HEAD_DIM * BITS / 8 + 16, in float32 of 32 columns 64 more; and 4 Steps of a fixed size
 #ifndef CTAS
@@ -290,7 +291,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     Side ahead_side;
 #endif
     int found_token = -1;
-    auto judge = [&]() {   // what was read ahead
+    auto take_found = [&]() {   // what was read ahead
       found_token = found.attended();
 #if BIAS || DROPOUT
       if (KV) found_token = if_loud(found_token, ahead_head);
@@ -308,7 +309,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
         fetch(step + 1);
       }
     };
-    if (!some) { if (thread < COLS) judge(); end(); continue; }
+    if (!some) { if (thread < COLS) take_found(); end(); continue; }
 
     float s[M][COLS / 2], d[M][COLS / 2];
 #if SLICES == 1
@@ -322,7 +323,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
 #endif
 #if BIAS || DROPOUT
-    if (thread < COLS) judge();
+    if (thread < COLS) take_found();
 #endif
 #if SOFTCAP
 #if BIAS
@@ -416,7 +417,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #endif
     accumulate<M, COLS, W>(sum1, d, t1, slice * W, lane);
 #if !BIAS && !DROPOUT
-    if (thread < COLS) judge();
+    if (thread < COLS) take_found();
 #endif
     end();
   }

@@ -51,16 +51,17 @@ def _plan(target, given, pattern, scale, shaped, summed):
     plan.begins = {}
     batch, n_heads = q.shape[:2]
 
-    def over_rows(kernel, x, *others):
+    def over_rows(kernel, x, before_sizes, after_sizes):
         sizes = arrays[x].shape
         if math.prod(sizes):
-            plan.launch(kernel, constants, (sizes[2], sizes[0] * sizes[1]), (x, *others[:-2], *sizes, *others[-2:]))
+            plan.launch(kernel, constants, (sizes[2], sizes[0] * sizes[1]), (x, *before_sizes, *sizes, *after_sizes))
 
-    over_rows("row_dots", "dout", "out", "lse", "dlse", 1.0 if shaped.constants["SHAPED"] else scale, "stats")
+    unit = 1.0 if shaped.constants["SHAPED"] else scale
+    over_rows("row_dots", "dout", ("out", "lse", "dlse"), (unit, "stats"))
     if any(summed.values()):
         squares, n_rows = plan.memory("longest", (2,), zeros=True), math.prod(arrays["dout"].shape[:3])
         for place, x in enumerate(("dout", "v")):
-            over_rows("longest", x, squares, place)
+            over_rows("longest", x, (), (squares, place))
         plan.launch("grain", constants, (1, 1), (squares, "dlse", n_rows, shaped.draws[1], grain_bits(n_rows), "grain"))
     for kv in (0, 1):
         structures = layout.backward_structures(pattern.to("cpu"), target, bits, bucket, kv)
