@@ -285,6 +285,12 @@ class Ranges:
                                                       self.block_size, *orders))
 
 
+def is_listed(part) -> bool:
+    """Whether a part lists, query by query in the order of tokens, which blocks of keys it attends. Such a part is
+    transposed and made ready for kernels where its arrays lie, all others on the CPU."""
+    return isinstance(part, BlockCSR) and part.block_size[0] == 1 and part.q_order is part.k_order is part.heads is None
+
+
 def _lead(own, *orders):
     """(1 | batch, 1 | heads) over a record's arrays and its orders."""
     if orders == (None, None):

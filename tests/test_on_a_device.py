@@ -9,6 +9,8 @@ import pytest
 import sparseattn as sa
 import strict_cupy
 from sparseattn import Pattern, patterns
+from sparseattn.kernels.gpu import layout
+from sparseattn.kernels.gpu.target import Target
 from sparseattn.kernels.gpu.usable import why_no_gpu
 from sparseattn.profiling import families
 
@@ -51,6 +53,62 @@ def test_patterns_of_two_devices_are_refused(cupy):
         Pattern.per_head([patterns.causal(N), patterns.dense(N).to("cuda")])
     nothing = Pattern.from_mask(np.zeros((N, N), bool))
     assert (patterns.causal(N).to("cuda") | nothing).device == "cuda:0"
+
+
+def _probabilities(queries):
+    return np.random.default_rng(3).random((1, 8, queries, 95), np.float32)
+
+
+# of arrays (batch, heads, tokens, columns): q of 384 tokens, k as long, scores of blocks of 64
+LISTED = {
+    "top_k": lambda there, q, k, scores: patterns.top_k(there(q), there(k), n_selected=9, causal=True),
+    "indexer_top_k": lambda there, q, k, scores: patterns.indexer_top_k(
+        there(q), there(k[:, 0]), there(q[..., 0]), n_selected=20),
+    "block scores": lambda there, q, k, scores: patterns.from_block_scores(there(scores), block_size=(1, 64), k=3),
+    "block scores, short and not causal": lambda there, q, k, scores: patterns.from_block_scores(
+        there(scores), block_size=(1, 64), k=3, shape=(384, 375), causal=False, force_diagonal=False),
+    "NSA": lambda there, q, k, scores: patterns.nsa_selection(
+        there(_probabilities(384)), n_kv_heads=1, n_tokens=384, compress_block=8, compress_stride=4, select_block=16,
+        n_selected=5),
+    "few queries": lambda there, q, k, scores: patterns.quest(
+        there(q[:, :, :2]), there(k), page_size=16, token_budget=64),
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_lists_of_keys_are_walked_where_they_are_chosen(name, cupy):
+    rng = np.random.default_rng(0)
+    q, k = (rng.standard_normal((2, 2, 384, 8)).astype(np.float32) for _ in range(2))
+    scores = rng.random((2, 2, 384, 6)).astype(np.float32)
+    wanted = LISTED[name](np.asarray, q, k, scores)
+    strict_cupy.fetched.clear()
+    pattern = LISTED[name](cupy.asarray, q, k, scores)
+    target = Target("some", 64, lambda kernel, *_: (64,), None)
+    there = [walk for kv in (None, 0, 1) for walk in _walks(pattern, target, kv, cupy.asarray)]
+    assert max(strict_cupy.fetched, default=0) < 384  # of the stand-in: counts and masks, nothing by query
+    here = [walk for kv in (None, 0, 1) for walk in _walks(pattern.to("cpu"), target, kv, np.asarray)]
+    assert pattern.device.startswith("cuda") and len(pattern.parts) == 1
+    assert pattern.to("cpu").same_pairs(wanted) and pattern.T.to("cpu").same_pairs(wanted.T)
+    for ours, theirs in zip(there, here, strict=True):
+        for name in ("places", "items", "n_places", "n_items", "n_slots", "n_groups", "covers"):
+            np.testing.assert_array_equal(_host(getattr(ours, name)), getattr(theirs, name))
+        for own, wanted in zip(ours.tables, theirs.tables, strict=True):
+            assert (own is None) == (wanted is None)
+            if own is not None:
+                assert own.dtype == wanted.dtype
+                np.testing.assert_array_equal(_host(own), wanted)
+
+
+def _walks(pattern, target, kv, convert):
+    made = (layout.forward_structures(pattern, target, 16, 32) if kv is None
+            else layout.backward_structures(pattern, target, 16, 32, kv))
+    n_kv_heads = pattern.n_heads
+    return [walk for structure in made
+            for walk in layout.walks(pattern, structure, 2, 8 * n_kv_heads, n_kv_heads, kv or 0, convert)]
+
+
+def _host(x):
+    return x.get() if hasattr(x, "get") else x
 
 
 @pytest.fixture

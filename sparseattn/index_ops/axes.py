@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sparseattn.index_ops.cells import pointers
 from sparseattn.structure import Order, Ranges
 
 
@@ -86,13 +87,8 @@ def _select_order(order, batches, heads):
 def gathered(starts, counts):
     """indptr for rows of `counts` entries (batch, heads, n_rows), and where those entries lie, row after row."""
     flat = counts.ravel()
-    ends = np.cumsum(flat)
-    at = np.repeat(starts.ravel() - (ends - flat), flat) + np.arange(flat.sum())
-    indptr = np.zeros(counts.shape[:2] + (counts.shape[2] + 1,), np.int64)
-    if counts.shape[2]:
-        indptr[..., :-1] = (ends - flat).reshape(counts.shape)
-        indptr[..., -1] = ends.reshape(counts.shape)[..., -1]
-    return indptr, at
+    at = np.repeat(starts.ravel() - (np.cumsum(flat) - flat), flat)
+    return pointers(counts), at + np.arange(at.size)
 
 
 def spread(part, batch, n_heads):

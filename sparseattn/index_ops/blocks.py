@@ -5,9 +5,11 @@ from math import gcd
 
 import numpy as np
 
-from sparseattn.index_ops.cells import Cells, common_lead, from_cells, refuse_too_many_masks, to_cells
+from sparseattn.index_ops.cells import Cells, common_lead, from_cells, lines, pointers, refuse_too_many_masks, to_cells
 from sparseattn.index_ops.masks import distinct, pack, unpack
+from sparseattn.index_ops.sorting import repeated, stable_order
 from sparseattn.structure import BlockCSR
+from sparseattn.xp import namespace, on_cpu
 
 CHUNK = 1 << 22  # pairs written out at a time
 
@@ -40,22 +42,26 @@ def join(a, b, operation):
 
 
 def transpose_blocks(part):
-    """The BlockCSR of (key, query) pairs: rows become columns, orders change places. O(blocks), a stable sort."""
-    x = to_cells(part)
-    b, h, row, col = x.coordinates()
-    n_cols = x.grid[1]
-    by_col = np.lexsort((row, col, b * x.lead[1] + h)) if x.lead != (1, 1) else np.argsort(col, kind="stable")
-    counts = np.bincount((b * x.lead[1] + h) * n_cols + col, minlength=x.lead[0] * x.lead[1] * n_cols)
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    lines = ends[:-1].reshape(x.lead + (n_cols,))
-    last = ends[n_cols::n_cols].reshape(x.lead + (1,)) if n_cols else np.zeros(x.lead + (1,), np.int64)
-    masked = part.mask_ids is not None
+    """The BlockCSR of (key, query) pairs: rows become columns, orders change places. O(blocks). Of either library."""
+    xp, lead, n_cols = namespace(part.indptr), part.lead, part.n_cols
+    line, at = lines(part, lead)
+    n_lines, cols = lead[0] * lead[1], part.indices[at]
+    stored = xp.bincount(line, minlength=n_lines * part.n_rows).reshape(n_lines, part.n_rows).sum(axis=1)
+    by_col = stable_order(cols, n_cols, stored)
+    counts = xp.bincount(repeated(stored) * n_cols + cols, minlength=n_lines * n_cols)
+    row_of_line = xp.tile(xp.arange(part.n_rows, dtype=np.int32), n_lines)
     return BlockCSR(
-        part.shape[::-1], part.block_size[::-1], np.concatenate([lines, last], axis=2), row[by_col].astype(np.int32),
-        x.ids[by_col] if masked else None,
-        pack(unpack(part.masks, part.block_size[1]).swapaxes(1, 2)) if masked else None,
+        part.shape[::-1], part.block_size[::-1], pointers(counts.reshape(*lead, n_cols)), row_of_line[line[by_col]],
+        None if part.mask_ids is None else part.mask_ids[at][by_col],
+        None if part.masks is None else _turned(part.masks, part.block_size[1]),
         part.k_order, part.q_order, part.heads,
     )
+
+
+def _turned(masks, block_k):
+    """Masks (n_masks, block_q, ..) of (key, query) pairs: made on the CPU, few as they are."""
+    turned = pack(unpack(on_cpu(masks), block_k).swapaxes(1, 2))
+    return namespace(masks).asarray(turned)
 
 
 def reblock(part, block_size):

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from sparseattn.index_ops.masks import distinct, full_mask, pack
+from sparseattn.index_ops.sorting import repeated
 from sparseattn.structure import BlockCSR
+from sparseattn.xp import namespace
 
 MASK_LIMIT = 1 << 30  # bytes of distinct masks that one structure may take
 
@@ -58,21 +60,36 @@ def common_lead(a, b):
 
 def to_cells(part, lead=None):
     """Cells of a BlockCSR over its own lead axes, or over these wider ones."""
-    lead = lead or part.lead
-    indptr = part.indptr
-    own = indptr.shape[:2]
-    counts = np.broadcast_to(np.diff(indptr, axis=2), lead + (part.n_rows,)).ravel()
-    line = np.repeat(np.arange(counts.size), counts)
-    at = slice(None)
-    if own != lead:
-        starts = np.broadcast_to(indptr[..., :-1], lead + (part.n_rows,)).ravel()
-        at = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(line.size)
+    line, at = lines(part, lead or part.lead)
     numbers = line * part.n_cols + part.indices[at]
     if part.mask_ids is None:
         ids, masks = np.zeros(numbers.size, np.int32), full_mask(part.block_size)
     else:
         ids, masks = part.mask_ids[at], part.masks
-    return Cells(part.shape, part.block_size, lead, numbers, ids, masks, part.q_order, part.k_order, part.heads)
+    return Cells(part.shape, part.block_size, lead or part.lead, numbers, ids, masks, part.q_order, part.k_order,
+                 part.heads)
+
+
+def lines(part, lead):
+    """Of each block of a BlockCSR over these lead axes: the row it is in, counted through all, and where it stands. Of
+    either library."""
+    xp = namespace(part.indptr)
+    counts = xp.broadcast_to(xp.diff(part.indptr, axis=2), lead + (part.n_rows,)).ravel()
+    line = repeated(counts)
+    if part.indptr.shape[:2] == lead:
+        return line, slice(None)
+    starts = xp.broadcast_to(part.indptr[..., :-1], lead + (part.n_rows,)).ravel()
+    return line, (starts - (xp.cumsum(counts) - counts))[line] + xp.arange(line.size)
+
+
+def pointers(counts):
+    """The indptr of rows of `counts` blocks, (1 | batch, 1 | heads, n_rows), row after row. Of either library."""
+    xp = namespace(counts)
+    ends = xp.cumsum(counts, dtype=np.int64).reshape(counts.shape)
+    indptr = xp.zeros((*counts.shape[:2], counts.shape[2] + 1), np.int64)
+    if counts.shape[2]:
+        indptr[..., 0], indptr[..., 1:] = ends[..., 0] - counts[..., 0], ends
+    return indptr
 
 
 def live_slots(order, n_slots, block):
@@ -107,18 +124,11 @@ def from_cells(cells):
 def as_structure(cells):
     """The BlockCSR of cells that are canonical already."""
     numbers, ids, n_rows = cells.numbers, cells.ids, cells.grid[0]
-    lines = cells.lead[0] * cells.lead[1] * n_rows
     line, col = np.divmod(numbers, max(cells.grid[1], 1))
-    indptr = np.zeros(lines + 1, np.int64)
-    np.cumsum(np.bincount(line, minlength=lines), out=indptr[1:])
-    if n_rows:
-        starts = indptr[:-1].reshape(cells.lead + (n_rows,))
-        stops = indptr[1:].reshape(cells.lead + (n_rows,))[..., -1:]
-    else:
-        starts, stops = np.zeros(cells.lead + (0,), np.int64), np.zeros(cells.lead + (1,), np.int64)
+    counts = np.bincount(line, minlength=cells.lead[0] * cells.lead[1] * n_rows)
     masked = bool(ids.any())
     return BlockCSR(
-        cells.shape, tuple(cells.block_size), np.concatenate([starts, stops], axis=2), col.astype(np.int32),
+        cells.shape, tuple(cells.block_size), pointers(counts.reshape(cells.lead + (n_rows,))), col.astype(np.int32),
         ids if masked else None, cells.masks if masked else None, cells.q_order, cells.k_order, cells.heads,
     )
 

@@ -5,20 +5,31 @@ from functools import lru_cache
 import numpy as np
 
 PIECE = 1 << 15  # numbers mixed at a time: they stay in the cache
+_BELOW = np.array([(1 << n) - 1 for n in range(33)], np.uint32)  # the n lowest bits
 
 
 def pack(bits):
     """Bool (..., block_q, block_k) to uint32 (..., block_q, words)."""
-    octets = np.packbits(bits, axis=-1, bitorder="little")
-    words = np.zeros(octets.shape[:-1] + (-(-bits.shape[-1] // 32) * 4,), np.uint8)
-    words[..., : octets.shape[-1]] = octets
-    return words.view("<u4").astype(np.uint32, copy=False)
+    block_k = bits.shape[-1]
+    if block_k % 32:
+        whole = np.zeros((*bits.shape[:-1], block_k + -block_k % 32), bool)
+        whole[..., :block_k] = bits
+        bits = whole
+    octets = np.packbits(bits.reshape(-1), bitorder="little")  # row by row it takes several times as long
+    return octets.view("<u4").astype(np.uint32, copy=False).reshape(*bits.shape[:-1], bits.shape[-1] // 32)
 
 
 def unpack(masks, block_k):
     """The reverse of pack: bool (..., block_q, block_k)."""
-    octets = np.ascontiguousarray(masks.astype("<u4", copy=False)).view(np.uint8)
-    return np.unpackbits(octets, axis=-1, count=block_k, bitorder="little").view(bool)
+    octets = np.ascontiguousarray(masks.astype("<u4", copy=False)).reshape(-1).view(np.uint8)
+    bits = np.unpackbits(octets, bitorder="little").view(bool)
+    return bits.reshape(*masks.shape[:-1], 32 * masks.shape[-1])[..., :block_k]
+
+
+def between(first, last, n_words):
+    """Words, uint32 (..., n_words), whose bits from `first` to `last` - 1 are set; first <= last, int (...)."""
+    at = 32 * np.arange(n_words, dtype=first.dtype)
+    return _BELOW[np.clip(last[..., None] - at, 0, 32)] & ~_BELOW[np.clip(first[..., None] - at, 0, 32)]
 
 
 def full_mask(block_size):

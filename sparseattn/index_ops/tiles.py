@@ -6,7 +6,7 @@ import numpy as np
 
 from sparseattn.index_ops.cells import Cells, common_lead, from_cells, refuse_too_many_masks, to_cells
 from sparseattn.index_ops.few import cut_few
-from sparseattn.index_ops.masks import distinct, full_mask, pack
+from sparseattn.index_ops.masks import between, distinct, full_mask, pack
 from sparseattn.index_ops.ranges import at_queries, composed
 
 CHUNK = 1 << 22  # pairs written out at a time
@@ -85,11 +85,10 @@ def _masks_of_ranges(starts, stops, line, col, block_size, whole):
     first, same = distinct(edges)
     ids[partial] = 1 + same[ids[partial] - 1]
     refuse_too_many_masks(first.size, block_size)
-    k = np.arange(block_k)
-    masks = [full_mask(block_size)]
-    for at in range(0, first.size, max(CHUNK // (block_q * block_k), 1)):
-        edge = edges[first[at : at + max(CHUNK // (block_q * block_k), 1)]].astype(np.int32)[:, :, None]
-        masks.append(pack((k >= edge[:, :block_q]) & (k < edge[:, block_q:])))
+    masks, step = [full_mask(block_size)], max(CHUNK // (block_q * block_k), 1)
+    for at in range(0, first.size, step):
+        edge = edges[first[at : at + step]].astype(np.int32)
+        masks.append(between(edge[:, :block_q], edge[:, block_q:], -(-block_k // 32)))
     return ids, np.concatenate(masks)
 
 

@@ -15,7 +15,7 @@ from sparseattn.index_ops.transpose import transposed
 from sparseattn.pattern import checking, devices, files, picture, words
 from sparseattn.pattern.builders import Builders
 from sparseattn.pattern.slicing import concatenate, sliced
-from sparseattn.structure import BlockCSR, Memo, Ranges, digest
+from sparseattn.structure import BlockCSR, Memo, Ranges, digest, is_listed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -158,10 +158,8 @@ class Pattern(Builders):
         """The pattern of (key, query) pairs; kept."""
         return self.memo.get("T", self._transpose)
 
-    @devices.structural
     def _transpose(self):
-        parts = [t for p in self.parts for t in transposed(p)]
-        return Pattern(tuple(parts), self.shape[::-1], self.batch, self.n_heads)
+        return _turned(self) if all(is_listed(p) for p in self.parts) else devices.structural(_turned)(self)
 
     @devices.structural
     def reblock(self, block_size: tuple[int, int] | int) -> Pattern:
@@ -357,6 +355,12 @@ class Pattern(Builders):
             The file is damaged, hostile or something else; sizes are compared before memory is taken.
         """
         return files.load(path)
+
+
+def _turned(pattern):
+    """The pattern of (key, query) pairs."""
+    parts = [turned for p in pattern.parts for turned in transposed(p)]
+    return Pattern(tuple(parts), pattern.shape[::-1], pattern.batch, pattern.n_heads)
 
 
 def _union_rank(part):

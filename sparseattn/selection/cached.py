@@ -13,7 +13,7 @@ def recent_in_bucket(q_buckets, k_buckets, most, valid=None):
 
     q_buckets, k_buckets: int (batch, n_heads, n_hashes, n_queries | n_keys), the last query at the last key; valid:
     bool of NumPy (1 | batch, n_keys) or None. Returns int32 (batch, n_heads, n_queries, at most `most`), rising, -1
-    behind them, on the CPU. O(n_hashes * n_keys) a query.
+    behind them. O(n_hashes * n_keys) a query.
     """
     xp, (_, _, n_hashes, n_queries), n_keys = namespace(q_buckets), q_buckets.shape, k_buckets.shape[3]
     place = xp.arange(n_keys, dtype=np.float32 if n_keys < EXACT else np.float64)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sparseattn.selection.halving import largest, ordered
-from sparseattn.xp import library, namespace, on_cpu
+from sparseattn.xp import library, namespace
 
 CHUNK = {"numpy": 1 << 20, "cupy": 1 << 24}  # scores held at a time
 
@@ -49,8 +49,8 @@ def top_by_halving(scores, n_selected, limits=None):
 
 def top_by_chunks(scores_of, q, n_cols, n_selected, limits=None, width=None):
     """As `top_of_rows`, of scores that ``scores_of(at, rows, n_cols)`` makes for an index `at` of the first axes of q
-    (batch, heads, n_rows, any), a slice of rows and at least the first n_cols columns. They are in q's library; what is
-    chosen is copied to the CPU once: int32 (batch, heads, n_rows, at most n_selected).
+    (batch, heads, n_rows, any), a slice of rows and at least the first n_cols columns. They are in q's library, and so
+    is what is chosen: int32 (batch, heads, n_rows, at most n_selected).
 
     width : numbers that the making of a row's scores takes; None: one a column.
     """
@@ -66,4 +66,4 @@ def top_by_chunks(scores_of, q, n_cols, n_selected, limits=None, width=None):
                 scores = [scores_of(at, rows, needed) for at in lines[first : first + step]]
             scores = xp.stack(scores) if len(scores) > 1 else scores[0][None]
             chosen[first : first + step, rows] = top_of_rows(scores, n_selected, limits[rows])
-    return on_cpu(chosen).reshape(*lead, n_rows, n_selected)
+    return chosen.reshape(*lead, n_rows, n_selected)

@@ -40,7 +40,7 @@ class Paper:
             total[xp.arange(n) >= seen_there[rows]] = 0
             return total
 
-        return selected(summed, call.q[:, ::group], self.n_keys, self.blocks)
+        return selected(summed, call.q[:, ::group], self.n_keys, self.blocks, group)
 
 
 class Package:
@@ -70,7 +70,8 @@ class Package:
         chosen = top_by_chunks(lambda at, rows, n: products(q[at][rows], panels[at], n), q, n_whole,
                                self.blocks.n_selected, position // self.blocks.stride // parts)
         near = [(position // size * size, position + 1)]
-        return chosen_blocks(chosen, size, position + 1, self.n_keys, near).to(device_of(q))
+        group = call.q.shape[1] // n_kv_heads
+        return chosen_blocks(chosen, size, position + 1, self.n_keys, near, share=group).to(device_of(q))
 
 
 RULES = {"paper": Paper, "package": Package}

@@ -64,7 +64,7 @@ def _plan(target, given, pattern, scale, shaped, summed):
             over_rows("longest", x, (), (squares, place))
         plan.launch("grain", constants, (1, 1), (squares, "dlse", n_rows, shaped.draws[1], grain_bits(n_rows), "grain"))
     for kv in (0, 1):
-        structures = layout.backward_structures(pattern.to("cpu"), target, bits, bucket, kv)
+        structures = layout.backward_structures(pattern, target, bits, bucket, kv)
         walks = [walk for structure in structures for walk in layout.walks(
                      pattern, structure, batch, n_heads, k.shape[1], kv, converter(q))]
         # the last walk writes all rows where one does: those before it then add in float32 elsewhere

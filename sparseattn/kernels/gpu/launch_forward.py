@@ -46,7 +46,7 @@ def _plan(target, given, pattern, scale, shaped, has_sinks):
     arrays = {name: _passed(name, x) for name, x in given.items()}
     q, k, v, out = arrays.values()
     bits, bucket, convert = 8 * q.itemsize, bucket_of(q.shape[3], v.shape[3]), converter(q)
-    walks = [walk for structure in layout.forward_structures(pattern.to("cpu"), target, bits, bucket)
+    walks = [walk for structure in layout.forward_structures(pattern, target, bits, bucket)
              for walk in layout.walks(pattern, structure, *q.shape[:2], k.shape[1], 0, convert)]
     # the last part writes all rows where one does: those before it then write only what they found
     walks = sorted((walk for walk in walks if walk.n_places and walk.n_items), key=lambda walk: walk.covers)

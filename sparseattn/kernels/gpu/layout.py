@@ -1,7 +1,8 @@
 """What the kernels read of a pattern: its structures in the kernels' tiles, work items, places. Kept on the pattern.
 
-Made on the CPU from the pattern's copy there, then moved. A thread block owns a stationary tile and walks the moving
-rows of its entries: queries and keys for the forward and dq, keys and queries for dk and dv.
+Made on the CPU from the pattern's copy there, then moved; lists of what each query attends are made where they lie. A
+thread block owns a stationary tile and walks the moving rows of its entries: queries and keys for the forward and dq,
+keys and queries for dk and dv.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import numpy as np
 
 from sparseattn.index_ops.algebra import as_blocks, as_tiles
 from sparseattn.index_ops.blocks import reblock
+from sparseattn.index_ops.sorting import repeated, stable_order
 from sparseattn.kernels.gpu.target import ROW, ROW_KEYS
-from sparseattn.structure import Array, BlockCSR, Ranges
+from sparseattn.structure import Array, BlockCSR, Ranges, is_listed
+from sparseattn.xp import namespace, on_cpu
 
 SHARES = 396  # a row is cut if it has more than this share of all blocks: three work items each on a GPU of today
 LEAST = 2048  # moving rows that a piece of a cut row has at least
@@ -22,7 +25,7 @@ THIN = 1.25  # smaller tiles are taken where larger ones would hold more than th
 
 
 class Structure(NamedTuple):
-    """A part as one kernel walks it, on the CPU."""
+    """A part as one kernel walks it, on the CPU or the call's device."""
 
     part: BlockCSR  # rows are stationary
     is_row: bool  # for the row kernels
@@ -58,21 +61,28 @@ class Walk(NamedTuple):
 
 def forward_structures(pattern, target, bits, bucket) -> tuple[Structure, ...]:
     """The parts with queries as rows. Kept."""
-    return _kept(pattern, target.rows("tile_forward", bits, bucket, 0), ROW_KEYS, target.block_y, 0)
+    return _kept(_source(pattern, ROW_KEYS), target.rows("tile_forward", bits, bucket, 0), ROW_KEYS, target.block_y, 0)
 
 
 def backward_structures(pattern, target, bits, bucket, kv) -> tuple[Structure, ...]:
     """The parts with queries (kv = 0) or keys (kv = 1) as rows. Kept."""
     most_keys = target.rows("row_backward", bits, bucket, kv)[0] if kv else ROW_KEYS
-    return _kept(pattern, target.rows("tile_backward", bits, bucket, kv), most_keys, target.block_y, kv)
+    rows = target.rows("tile_backward", bits, bucket, kv)
+    return _kept(_source(pattern, most_keys), rows, most_keys, target.block_y, kv)
+
+
+def _source(pattern, most_keys):
+    """The pattern where its structures are made: on the CPU, but where it lies if each query lists blocks of at most
+    `most_keys` keys, which is a structure already."""
+    alone = len(pattern.parts) == 1 and is_listed(pattern.parts[0]) and pattern.parts[0].block_size[1] <= most_keys
+    return pattern if alone else pattern.to("cpu")
 
 
 def prepare(pattern, target, backward):
     """Make ahead the structures for the usual dtype and head_dim."""
-    whole = pattern.to("cpu")
-    forward_structures(whole, target, 16, 128)
+    forward_structures(pattern, target, 16, 128)
     for kv in (0, 1) if backward else ():
-        backward_structures(whole, target, 16, 128, kv)
+        backward_structures(pattern, target, 16, 128, kv)
 
 
 def _kept(pattern, *sizes):
@@ -140,19 +150,19 @@ def tables(pattern, structure, convert) -> Tables:
 def _tables(structure, convert):
     part = structure.part
     block_x, block_y = part.block_size
-    masked = part.mask_ids is not None
-    mask_ids = part.mask_ids if masked else np.zeros(part.n_blocks, np.int32)
-    masks = part.masks if masked else np.full((1, block_x, -(-block_y // 32)), 0xFFFFFFFF, np.uint32)
+    masked, xp = part.mask_ids is not None, namespace(part.indices)
+    mask_ids = part.mask_ids if masked else xp.zeros(part.n_blocks, np.int32)
+    masks = part.masks if masked else xp.full((1, block_x, -(-block_y // 32)), 0xFFFFFFFF, np.uint32)
     x_order = _list(part.q_order, structure.rows if not structure.is_row else block_x)
     y_order = _list(part.k_order, block_y)
     if structure.is_row:
-        masks = np.ascontiguousarray(masks[:, 0] if block_x == 1 else masks[:, :, 0])
-        live = np.zeros((1, 1), np.uint32)
+        masks = masks[:, 0] if block_x == 1 else masks[:, :, 0]
+        live = xp.zeros((1, 1), np.uint32)
     else:
         live = np.bitwise_or.reduce(masks, axis=1)
     arrays = x_order, y_order, part.indices, mask_ids, masks, live
     dtypes = 4 * (np.int32,) + 2 * (np.uint32,)
-    return Tables(*(None if x is None else convert(np.ascontiguousarray(x, dtype)) for x, dtype in zip(arrays, dtypes)))
+    return Tables(*(None if x is None else convert(xp.ascontiguousarray(x, dtype)) for x, dtype in zip(arrays, dtypes)))
 
 
 def _list(order, block):
@@ -254,30 +264,29 @@ def _bundles(kv_heads, at, most):
 
 
 def _work(part, used_leads):
-    """(items, first, counts, groups, first, counts, slots) by lead of the structure; longest items first."""
-    block_y = part.block_size[1]
-    lines = part.indptr.reshape(-1, part.n_rows + 1)
-    sizes = np.diff(lines, axis=1)
-    total = int(sizes.sum(axis=1)[used_leads].sum())
+    """(items, first, counts, groups, first, counts, slots) by lead of the structure; longest items first. Items and
+    groups lie where the part does, the rest is on the CPU."""
+    xp, block_y, n_rows = namespace(part.indptr), part.block_size[1], part.n_rows
+    lines = part.indptr.reshape(-1, n_rows + 1)
+    sizes = xp.diff(lines, axis=1)
+    total = int(on_cpu(sizes.sum(axis=1))[used_leads].sum())
     longest = max(LEAST // block_y, -(-total // SHARES), 1)
-    pieces = np.maximum(-(-sizes // longest), 1)
-    items, counts, groups, group_counts, n_slots = [], [], [], [], 0
-    for line, size, n in zip(lines, sizes, pieces):
-        row = np.repeat(np.arange(n.size), n)
-        number = np.arange(row.size) - np.repeat(np.cumsum(n) - n, n)
-        begin = size[row] * number // n[row]
-        end = size[row] * (number + 1) // n[row]
-        cut = n > 1
-        slots = np.where(cut, n, 0)
-        first_slot = np.cumsum(slots) - slots
-        slot = np.where(cut[row], first_slot[row] + number, -1)
-        own = np.stack([row, line[row] + begin, end - begin, slot], axis=1)
-        items.append(own[np.argsort(begin - end, kind="stable")])
-        counts.append(len(own))
-        which = np.flatnonzero(cut)
-        groups.append(np.stack([which, first_slot[which], n[which], 0 * which], axis=1))
-        group_counts.append(len(which))
-        n_slots = max(n_slots, int(slots.sum()))
-    counts, group_counts = np.array(counts), np.array(group_counts)
-    return (np.concatenate(items).astype(np.int32), np.cumsum(counts) - counts, counts,
-            np.concatenate(groups).astype(np.int32), np.cumsum(group_counts) - group_counts, group_counts, n_slots)
+    pieces = xp.maximum(-(-sizes // longest), 1)
+    cut = pieces > 1
+    slots = xp.where(cut, pieces, 0)
+    first_slot = xp.cumsum(slots, axis=1) - slots
+    n, size = pieces.ravel(), sizes.ravel()
+    line = repeated(n)
+    number = xp.arange(line.size) - (xp.cumsum(n) - n)[line]
+    begin = size[line] * number // n[line]
+    length = size[line] * (number + 1) // n[line] - begin
+    slot = xp.where(cut.ravel()[line], first_slot.ravel()[line] + number, -1)
+    counts = pieces.sum(axis=1)
+    items = xp.stack([line % max(n_rows, 1), lines[:, :-1].ravel()[line] + begin, length, slot], axis=1)
+    items = items[stable_order(longest - length, longest + 1, counts)].astype(np.int32)
+    which = xp.flatnonzero(cut)
+    groups = xp.stack([which % max(n_rows, 1), first_slot.ravel()[which], n[which], 0 * which], axis=1)
+    n_slots = int(slots.sum(axis=1).max()) if slots.size else 0
+    counts, group_counts = on_cpu(counts), on_cpu(cut.sum(axis=1))
+    first, first_group = (np.cumsum(x) - x for x in (counts, group_counts))
+    return items, first, counts, groups.astype(np.int32), first_group, group_counts, n_slots

@@ -4,6 +4,7 @@ import numpy as np
 
 from sparseattn.pattern import Pattern, checking
 from sparseattn.patterns.arguments import positive
+from sparseattn.patterns.content.chosen import listed_blocks
 from sparseattn.patterns.content.inputs import heads, real, wide
 from sparseattn.patterns.positional.dense import causal as causal_pattern
 from sparseattn.selection.topk import top_of_rows
@@ -67,7 +68,11 @@ def from_block_scores(scores, *, block_size, shape=None, k=None, threshold=None,
     cols = np.arange(scores.shape[3])
     allowed = (cols <= last[:, None]) | (not causal)
     forced = (cols >= first[:, None]) & (cols <= last[:, None]) & force_diagonal
-    layout = _layout(wide(scores), allowed, forced, k, threshold)
+    scores = wide(scores)
+    if k and size[0] == 1:
+        stops = np.arange(shape[0]) + shape[1] - shape[0] + 1 if causal else np.full(shape[0], shape[1])
+        return listed_blocks(_best(scores, allowed, forced, k), size[1], stops, shape[1]).to(device_of(scores))
+    layout = _layout(scores, allowed, forced, k, threshold)
     pattern = Pattern.from_blocks(layout, block_size=size, shape=shape)
     return (pattern & causal_pattern(*shape) if causal else pattern).to(device_of(scores))
 
@@ -81,12 +86,16 @@ def _key_blocks_of_rows(n_rows, size, shape):
 
 def _layout(scores, allowed, forced, k, threshold):
     """Chosen blocks, bool like scores, on the CPU."""
-    xp = namespace(scores)
-    scores = xp.where(xp.asarray(allowed), scores, -np.inf)
     if k is None:
-        return on_cpu(scores > threshold) | forced
-    best = xp.where(xp.asarray(forced), np.inf, xp.minimum(scores, np.finfo(scores.dtype).max))
-    chosen = on_cpu(top_of_rows(best, min(k, scores.shape[3])))
+        return on_cpu((scores > threshold) & namespace(scores).asarray(allowed)) | forced
+    chosen = on_cpu(_best(scores, allowed, forced, k))
     layout = np.zeros((*chosen.shape[:3], scores.shape[3] + 1), bool)
     np.put_along_axis(layout, chosen, True, axis=3)  # -1 is the column too many
     return layout[..., :-1] | forced
+
+
+def _best(scores, allowed, forced, k):
+    """The k blocks of each row, forced ones before others: int32 (batch, n_heads, q_blocks, k), rising, -1 for none."""
+    xp = namespace(scores)
+    scores = xp.where(xp.asarray(allowed), xp.minimum(scores, np.finfo(scores.dtype).max), -np.inf)
+    return top_of_rows(xp.where(xp.asarray(forced), np.inf, scores), min(k, scores.shape[3]))

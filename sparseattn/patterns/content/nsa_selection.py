@@ -76,7 +76,7 @@ def nsa_selection(probabilities, *, n_kv_heads, n_tokens, compress_block, compre
     def summed(at, rows):
         return wide(p[at[0], at[1] * group : (at[1] + 1) * group, rows]).sum(axis=0)
 
-    return selected(summed, p[:, ::group], n_tokens, blocks, tiles(block_size))
+    return selected(summed, p[:, ::group], n_tokens, blocks, group, tiles(block_size))
 
 
 class Blocks:
@@ -115,9 +115,10 @@ class Blocks:
         return cover.reshape(len(p), n_blocks, parts).sum(axis=2)
 
 
-def selected(summed, q, n_keys, blocks, block_size=None):
-    """The pattern of the choice by ``summed(at, rows)``, the probabilities (rows, n_compressed) of a group's heads
-    summed, for an index `at` of the first axes of q (batch, n_kv_heads, n_queries, any) and a slice of queries."""
+def selected(summed, q, n_keys, blocks, group, block_size=None):
+    """The pattern of the choice by ``summed(at, rows)``, the probabilities (rows, n_compressed) of the `group` heads of
+    a k/v head summed, for an index `at` of the first axes of q (batch, n_kv_heads, n_queries, any) and a slice of
+    queries."""
     position = np.arange(q.shape[2]) + n_keys - q.shape[2]
     own = position // blocks.size
     n_blocks = -(-n_keys // blocks.size)
@@ -127,7 +128,7 @@ def selected(summed, q, n_keys, blocks, block_size=None):
 
     others, width = max(n_blocks - FORCED, 0), n_blocks * blocks.size // blocks.stride
     chosen = top_by_chunks(scores, q, others, blocks.n_selected - FORCED, own - 2, width)
-    chosen = np.where(chosen < 0, -1, chosen + 1).astype(np.int32)
+    chosen += chosen >= 0
     near = (own - 1) * blocks.size, position + 1
     first = np.zeros_like(own), np.where(own > 1, blocks.size, 0)
-    return chosen_blocks(chosen, blocks.size, position + 1, n_keys, [near, first], block_size).to(device_of(q))
+    return chosen_blocks(chosen, blocks.size, position + 1, n_keys, [near, first], block_size, group).to(device_of(q))
