@@ -135,11 +135,15 @@ class Order:
         return self.memo.get("repeats", lambda: self.occurrence().max(initial=0) > 0)
 
     def occurrence(self) -> Array:
-        """int32 like `listing`: how many earlier slots hold the same token (0 for nobody)."""
+        """int32 like `listing`: how many earlier slots hold the same token (0 for nobody). Kept."""
+        return self.memo.get("occurrence", self._count_occurrences)
+
+    def _count_occurrences(self):
         tokens = self.listing()
+        short = np.min_scalar_type(self.n_tokens)  # NumPy sorts 16 bits in linear time
         count = np.zeros(tokens.shape, np.int32)
         for b, h in np.ndindex(tokens.shape[:2]):
-            by_token = np.argsort(tokens[b, h], kind="stable")
+            by_token = np.argsort((tokens[b, h] + 1).astype(short), kind="stable")
             ordered = tokens[b, h, by_token]
             first = np.searchsorted(ordered, ordered, side="left")
             count[b, h, by_token] = np.where(ordered >= 0, np.arange(ordered.size) - first, 0)

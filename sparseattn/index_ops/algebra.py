@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from sparseattn.index_ops.axes import align
+from sparseattn.index_ops.blocks import count_blocks as count_reblocked
 from sparseattn.index_ops.blocks import join, reblock
 from sparseattn.index_ops.pairs import combine
 from sparseattn.index_ops.ranges import intersect as intersect_ranges
 from sparseattn.index_ops.ranges import repeats, unite
 from sparseattn.index_ops.ranges import subtract as subtract_ranges
-from sparseattn.index_ops.tiles import clip, cut
+from sparseattn.index_ops.tiles import clip, count_cut, cut
 from sparseattn.structure import Ranges
 
 LONG_REACH = 512  # keys a query from which larger tiles are faster
@@ -40,6 +41,11 @@ def as_blocks(part, block_size=None):
     if isinstance(part, Ranges):
         return cut(part, block_size or default_block_size(part))
     return reblock(part, block_size) if block_size else part
+
+
+def count_blocks(part, block_size):
+    """How many blocks a part has in this block size; of ranges, at most."""
+    return count_cut(part, block_size) if isinstance(part, Ranges) else count_reblocked(part, block_size)
 
 
 def intersection(a, b, n_heads):
@@ -148,8 +154,11 @@ def _same_heads(a, b):
 
 def as_tiles(parts, n_heads):
     """Disjoint parts as BlockCSRs, one for each order: what a kernel runs."""
-    if len(parts) == 1:
-        return (as_blocks(parts[0]),)
+    return tuple(one_structure(group, n_heads) for group in by_order(parts))
+
+
+def by_order(parts):
+    """Lists of the parts that may be one structure."""
     groups = []
     for part in parts:
         for group in groups:
@@ -158,7 +167,7 @@ def as_tiles(parts, n_heads):
                 break
         else:
             groups.append([part])
-    return tuple(_one_structure(group, n_heads) for group in groups)
+    return groups
 
 
 def _cuts_alike(a, b):
@@ -167,8 +176,10 @@ def _cuts_alike(a, b):
     return single[0] == single[1]
 
 
-def _one_structure(parts, n_heads):
+def one_structure(parts, n_heads):
     """The parts of one order in blocks of one size: the first stored one's, else the largest any of them asks for."""
+    if len(parts) == 1:
+        return as_blocks(parts[0])
     fixed = [p.block_size for p in parts if not isinstance(p, Ranges)]
     block_size = fixed[0] if fixed else max(default_block_size(p) for p in parts)
     whole = as_blocks(parts[0], block_size)

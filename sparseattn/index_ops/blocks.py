@@ -104,10 +104,9 @@ def merge_cells(cells, block_size):
     if (n_q, n_k) == (1, 1):
         return cells
     line, col = np.divmod(cells.numbers, max(cols, 1))
-    lead, row = np.divmod(line, max(rows, 1))
+    row = line % max(rows, 1)
     large = replace(cells, block_size=tuple(block_size))
-    new_rows, new_cols = large.grid
-    parent = (lead * new_rows + row // n_q) * new_cols + col // n_k
+    parent = _parents(cells, line, col, large)
     by_parent = np.argsort(parent, kind="stable")
     parents, first = np.unique(parent[by_parent], return_index=True)
     child = unpack(cells.masks, cells.block_size[1])
@@ -128,6 +127,23 @@ def merge_cells(cells, block_size):
     empty = np.zeros((1, block_size[0], -(-block_size[1] // 32)), np.uint32)
     return replace(large, numbers=parents, ids=np.concatenate(ids or [parents]),
                    masks=np.concatenate(masks) if masks else empty)
+
+
+def _parents(cells, line, col, large):
+    """The number among `large`, cells of a multiple of the size, of that which each cell lies in; line and col: its
+    row, counted through all, and column."""
+    (n_q, n_k), (n_rows, n_cols) = (tuple(b // a for a, b in zip(cells.block_size, large.block_size))), large.grid
+    rows, lines = cells.grid[0], np.arange(cells.lead[0] * cells.lead[1] * cells.grid[0])
+    begin = (lines // max(rows, 1) * n_rows + lines % max(rows, 1) // n_q) * n_cols
+    return begin[line] + col // n_k
+
+
+def count_blocks(part, block_size):
+    """How many blocks `reblock` gives. O(blocks)."""
+    common = tuple(gcd(a, b) for a, b in zip(part.block_size, block_size))
+    cells = split_cells(to_cells(part), common)
+    line, col = np.divmod(cells.numbers, max(cells.grid[1], 1))
+    return np.unique(_parents(cells, line, col, replace(cells, block_size=tuple(block_size)))).size
 
 
 def from_pairs(like: Cells, numbers):

@@ -21,22 +21,30 @@ def cut(ranges, block_size):
 
 def _cut_many(ranges, block_size):
     """All rows at once."""
-    block_q, block_k = block_size
-    lead = ranges.lead
-    starts, stops = (np.broadcast_to(x, lead + x.shape[2:]) for x in (ranges.starts, ranges.stops))
-    starts, stops = _by_row(starts, block_q), _by_row(stops, block_q)
-    cells = Cells(ranges.shape, tuple(block_size), lead, None, None, None, ranges.q_order, ranges.k_order, ranges.heads)
-    n_cols = cells.grid[1]
-    some = stops > starts
-    first = np.where(some, starts, FAR).min(axis=1, initial=FAR) // block_k
-    last = -(-stops.max(axis=1, initial=0) // block_k)
-    counts = np.maximum(last - first, 0)
+    starts, stops, first, counts = _touched(ranges, block_size)
+    cells = Cells(ranges.shape, tuple(block_size), ranges.lead, None, None, None, ranges.q_order, ranges.k_order,
+                  ranges.heads)
     line = np.repeat(np.arange(counts.size), counts)
     col = np.arange(line.size) - np.repeat(np.cumsum(counts) - counts - first, counts)
-    cells.numbers = line * n_cols + col
+    cells.numbers = line * cells.grid[1] + col
     whole = _whole(ranges, starts, stops, line, col, block_size)
     cells.ids, cells.masks = _masks_of_ranges(starts, stops, line, col, block_size, whole)
     return from_cells(cells)
+
+
+def count_cut(ranges, block_size):
+    """How many blocks `cut` gives, at most: those between a row's first and last. O(query slots)."""
+    return int(_touched(ranges, block_size)[3].sum())
+
+
+def _touched(ranges, block_size):
+    """Starts and stops by row of blocks, (lead * n_rows, block_q), and the first block and the number of blocks of each
+    row."""
+    block_q, block_k = block_size
+    starts, stops = (np.broadcast_to(x, ranges.lead + x.shape[2:]) for x in (ranges.starts, ranges.stops))
+    starts, stops = _by_row(starts, block_q), _by_row(stops, block_q)
+    first = np.where(stops > starts, starts, FAR).min(axis=1, initial=FAR) // block_k
+    return starts, stops, first, np.maximum(-(-stops.max(axis=1, initial=0) // block_k) - first, 0)
 
 
 def _by_row(x, block_q):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparseattn.index_ops.algebra import as_blocks, as_tiles
+from sparseattn.index_ops.algebra import as_blocks, as_tiles, by_order, count_blocks, one_structure
 from sparseattn.index_ops.blocks import reblock
 from sparseattn.index_ops.sorting import repeated, stable_order
 from sparseattn.kernels.gpu.target import ROW, ROW_KEYS
@@ -102,9 +102,10 @@ def _joined(parts, n_heads, rows, most_keys, block_y, turned):
     single = [p for p in parts if _is_single(p, turned)]
     others = [p for p in parts if not _is_single(p, turned)]
     found = []
-    if others:
-        for part in as_tiles([_in_blocks(p, (rows[0], block_y)) for p in others], n_heads):
-            found.append(_best(part, rows, block_y))
+    for group in by_order(others):
+        size = _best(group, rows, block_y)
+        part = one_structure([_in_blocks(p, (size, block_y)) for p in group], n_heads)
+        found.append(Structure(part, False, size))
     for part in _single_tiles(single, n_heads, most_keys, turned):
         size = part.block_size[0] if turned else ROW
         found.append(Structure(part, True, ROW if size <= ROW else ROW_KEYS))
@@ -132,14 +133,14 @@ def _in_blocks(part, size):
     return as_blocks(replace(part, block_size=size)) if isinstance(part, Ranges) else reblock(part, size)
 
 
-def _best(part, rows, block_y):
-    """The part in the tiles that waste least: smaller ones only where larger ones hold many pairs for nothing."""
-    best, least = part, part.n_blocks * part.block_size[0]
-    for size in rows[1:]:
-        other = reblock(part, (size, block_y))
-        if part.n_q_slots <= size or least > THIN * other.n_blocks * size:
-            best, least = other, other.n_blocks * size
-    return Structure(best, False, best.block_size[0])
+def _best(parts, rows, block_y):
+    """The rows of the tiles that waste least: fewer only where more would hold many pairs for nothing."""
+    best, least = 0, 0
+    for size in rows:
+        slots = size * sum(count_blocks(p, (size, block_y)) for p in parts)
+        if not best or parts[0].n_q_slots <= size or least > THIN * slots:
+            best, least = size, slots
+    return best
 
 
 def tables(pattern, structure, convert) -> Tables:
