@@ -11,7 +11,7 @@ import argparse
 import sys
 
 SIZES = {"bfloat16": "128x8192x2x16", "float16": "128x8192x2x16", "float32": "128x4096x2x16"}
-SECTIONS = ("options", "decode", "host", "blocks", "numba")
+SECTIONS = ("options", "decode", "host", "blocks", "numba", "content")
 
 
 def main(arguments=None):
@@ -48,6 +48,8 @@ def found(args):
             yield from sections.blocks(shape, args.dtype, args.backward)
         if args.numba:
             yield from sections.plain(shape, args.backward)
+        if args.content:
+            yield from sections.content(shape, args.dtype)
     if args.decode:
         yield from sections.decode(args.dtype)
     if args.host:
@@ -85,6 +87,7 @@ def _parser():
     parser.add_argument("--decode", action="store_true", help="one query a head over a long cache")
     parser.add_argument("--host", action="store_true", help="the host's time for a call with a pattern seen before")
     parser.add_argument("--blocks", action="store_true", help="blocks of 64, and others that Flex's tiles do not fit")
+    parser.add_argument("--content", action="store_true", help="a step whose pattern follows from its arrays")
     parser.add_argument("--numba", action="store_true", help="the plain backend beside the fast one, in float32")
     parser.add_argument("--out", metavar="FILE.json", help="write every number")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the ratios; needs matplotlib")

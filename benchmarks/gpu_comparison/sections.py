@@ -1,4 +1,4 @@
-"""Questions beside the table of workloads: options, decoding, the host, the plain backend, blocks of 64."""
+"""Questions beside the table of workloads: options, decoding, the host, the plain backend, blocks of 64, new patterns."""
 
 from __future__ import annotations
 
@@ -122,3 +122,52 @@ def blocks(shape, dtype, backward, group=8):
         per_head = workload.pattern().n_heads > 1
         yield from beside_peers("blocks", workload, q, k, v, dout if backward else None, dtype, per_head=per_head)
         peers.free_memory()
+
+
+def content(shape, dtype, group=8):
+    """Wall time of a training step whose pattern follows from its arrays: choosing it, its first call and gradient, and
+    those of a pattern seen before."""
+    batch, n_heads, n, head_dim = shape
+    q, k, v, dout = (peers.shared(peers.random(1, n_heads, n, head_dim, dtype=dtype)) for _ in range(4))
+    kv_heads = max(n_heads // group, 1)
+    fewer = [peers.shared(peers.random(1, kv_heads, n, head_dim, dtype=dtype)) for _ in range(2)]
+    random = cupy.random.default_rng(0)
+    scores = random.random((1, kv_heads, n, n // 64), np.float32)
+    weights = random.random((1, n_heads, n, (n - 32) // 16 + 1), np.float32)
+    means = random.standard_normal((n_heads, n // 64, head_dim), np.float32)
+    chosen = {
+        "top_k, 64 keys": (fewer, lambda: patterns.top_k(q[:, :kv_heads], fewer[0], n_selected=64, causal=True)),
+        "gate, 16 blocks of 64": (fewer, lambda: patterns.from_block_scores(scores, block_size=(1, 64), k=16)),
+        "NSA selection, 16 of 64": (fewer, lambda: patterns.nsa_selection(
+            weights, n_kv_heads=kv_heads, n_tokens=n, compress_block=32, compress_stride=16, select_block=64,
+            n_selected=16)),
+        "MoBA, 3 of 512": ((k, v), lambda: patterns.moba(q, k, chunk_size=512, top_k=3)),
+        "LSH, chunks of 64": ((k, v), lambda: patterns.lsh(
+            q, k, n_buckets=[2, n // 64], n_hashes=1, chunk_length=64, causal=True)),
+        "LSH, 4 rounds": ((k, v), lambda: patterns.lsh(
+            q, k, n_buckets=[2, n // 64], n_hashes=4, chunk_length=64, causal=True)),
+        "clusters of 64": ((k, v), lambda: patterns.clusters(q, k, means, window=64, causal=True)),
+        "XAttention": ((k, v), lambda: patterns.xattention(q, k, stride=8, threshold=0.9)),
+    }
+    for name, (keys, choose) in chosen.items():
+        steps = [_step(q, *keys, dout, choose) for _ in range(4)][1:]  # the first one compiles
+        for at, part in enumerate(("choosing", "forward", "backward")):
+            new, again = (float(np.median([step[i][at] for step in steps])) for i in (0, 1))
+            yield Row("content", name, part, {"a new pattern": new, **({"seen before": again} if at else {})})
+
+
+def _step(q, k, v, dout, choose):
+    """Milliseconds of choosing, attending and the gradient; then of the last two once more."""
+    def clock(job):
+        cupy.cuda.Device().synchronize()
+        begin, found = time.perf_counter(), job()
+        cupy.cuda.Device().synchronize()
+        return (time.perf_counter() - begin) * 1e3, found
+
+    chosen, pattern = clock(choose)
+    times = []
+    for first in (chosen, 0.0):
+        forward, (out, lse) = clock(lambda: sa.attend(q, k, v, pattern, return_lse=True, backend=BACKEND))
+        backward, _ = clock(lambda: sa.attend_backward(dout, q, k, v, out, lse, pattern, backend=BACKEND))
+        times.append((first, forward, backward))
+    return times
