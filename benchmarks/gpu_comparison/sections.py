@@ -1,4 +1,4 @@
-"""Questions beside the table of workloads: options, decoding, the host, the plain backend, blocks of 64, new patterns."""
+"""Questions beside the table of workloads: options, decoding, the host, the plain backend, blocks of 64, content."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 import sparseattn as sa
 from gpu_comparison import peers, workloads
-from gpu_comparison.contest import BACKWARD, FORWARD, beside_peers, ours_backward, ours_forward, pairs, prepared
+from gpu_comparison.contest import BACKEND, BACKWARD, FORWARD, beside_peers, ours_backward, ours_forward, pairs, prepared
 from gpu_comparison.report import Question, Row
 from sparseattn import patterns
 
@@ -127,7 +127,7 @@ def blocks(shape, dtype, backward, group=8):
 def content(shape, dtype, group=8):
     """Wall time of a training step whose pattern follows from its arrays: choosing it, its first call and gradient, and
     those of a pattern seen before."""
-    batch, n_heads, n, head_dim = shape
+    _, n_heads, n, head_dim = shape
     q, k, v, dout = (peers.shared(peers.random(1, n_heads, n, head_dim, dtype=dtype)) for _ in range(4))
     kv_heads = max(n_heads // group, 1)
     fewer = [peers.shared(peers.random(1, kv_heads, n, head_dim, dtype=dtype)) for _ in range(2)]
@@ -158,16 +158,18 @@ def content(shape, dtype, group=8):
 
 def _step(q, k, v, dout, choose):
     """Milliseconds of choosing, attending and the gradient; then of the last two once more."""
-    def clock(job):
-        cupy.cuda.Device().synchronize()
-        begin, found = time.perf_counter(), job()
-        cupy.cuda.Device().synchronize()
-        return (time.perf_counter() - begin) * 1e3, found
-
-    chosen, pattern = clock(choose)
+    chosen, pattern = _clock(choose)
     times = []
     for first in (chosen, 0.0):
-        forward, (out, lse) = clock(lambda: sa.attend(q, k, v, pattern, return_lse=True, backend=BACKEND))
-        backward, _ = clock(lambda: sa.attend_backward(dout, q, k, v, out, lse, pattern, backend=BACKEND))
+        forward, (out, lse) = _clock(sa.attend, q, k, v, pattern, return_lse=True, backend=BACKEND)
+        backward, _ = _clock(sa.attend_backward, dout, q, k, v, out, lse, pattern, backend=BACKEND)
         times.append((first, forward, backward))
     return times
+
+
+def _clock(job, *arguments, **options):
+    """Milliseconds, and what the job returns."""
+    cupy.cuda.Device().synchronize()
+    begin, found = time.perf_counter(), job(*arguments, **options)
+    cupy.cuda.Device().synchronize()
+    return (time.perf_counter() - begin) * 1e3, found
