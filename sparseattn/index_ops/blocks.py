@@ -142,8 +142,11 @@ def count_blocks(part, block_size):
     """How many blocks `reblock` gives. O(blocks)."""
     common = tuple(gcd(a, b) for a, b in zip(part.block_size, block_size))
     cells = split_cells(to_cells(part), common)
+    if common == tuple(block_size):
+        return cells.numbers.size
     line, col = np.divmod(cells.numbers, max(cells.grid[1], 1))
-    return np.unique(_parents(cells, line, col, replace(cells, block_size=tuple(block_size)))).size
+    parents = np.sort(_parents(cells, line, col, replace(cells, block_size=tuple(block_size))))
+    return np.count_nonzero(np.diff(parents)) + (parents.size > 0)
 
 
 def from_pairs(like: Cells, numbers):
