@@ -1,4 +1,4 @@
-"""Compile the kernels of cupy_raw by NVRTC, without a GPU: .ci/cuda.py [--all] FOLDER ...
+"""Compile the kernels of cupy_raw and of selection by NVRTC, without a GPU: .ci/cuda.py [--all] FOLDER ...
 
 Each folder holds an unpacked wheel of NVRTC (nvidia-cuda-nvrtc-cu12, nvidia-cuda-nvrtc). The launch table can ask for
 thousands of sets of constants, hours of compiling. So every version compiles for each architecture a choice of sets in
@@ -23,10 +23,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 sys.modules.setdefault("cupy", types.ModuleType("cupy"))  # imported by module.py, whose texts and options need no CuPy
 
 from sparseattn.kernels.cupy_raw import module, run, shapes  # noqa: E402
+from sparseattn.selection import largest  # noqa: E402
 
 ARCHITECTURES = "80", "90", "90a"
 SMALL = "86"
 MEMORY = {"80": 163 * 1024, "90": 227 * 1024, "90a": 227 * 1024, SMALL: 99 * 1024}  # bytes that a thread block can have
+STATIC = 48 * 1024  # bytes that a kernel can declare without asking
 SYSTEM = 1024  # bytes in front of those that a kernel declares, from sm_90 on
 
 
@@ -56,7 +58,17 @@ def sets_of(memory):
     table = {}
     for name, constants in run.variants(memory):
         table.setdefault(name, []).append(constants)
-    return table
+    return {**table, "largest": [{"SCORE_BITS": 32}, {"SCORE_BITS": 64}]}
+
+
+def source(name):
+    return largest.text() if name == "largest" else module.source(name)
+
+
+def shape_of(memory, name, constants):
+    """What a launch asks for, and what the text may declare."""
+    return shapes.Shape({}, largest.THREADS, declared=STATIC) if name == "largest" else shapes.shape_of(
+        memory, name, constants)
 
 
 def without(sets, others):
@@ -73,7 +85,7 @@ def not_launchable(table, memory):
     print(f"\n{memory} bytes of shared memory")
     found = 0
     for name, sets in table.items():
-        asked = [(shapes.shape_of(memory, name, constants).shared, constants) for constants in sets]
+        asked = [(shape_of(memory, name, constants).shared, constants) for constants in sets]
         most, constants = max(asked, key=lambda pair: pair[0])
         words = f", more than there is: {constants}" if most > memory else ""
         print(f"  {name:<15}{len(sets):>5} sets of constants, at most {most:>6} bytes{words}")
@@ -141,7 +153,7 @@ def compiled(job):
     nvrtc.nvrtcVersion(*map(ctypes.byref, version))
     options = [f"--gpu-architecture=sm_{architecture}"] + [
         option for option in module.options(constants, architecture) if not option.startswith("--gpu-architecture")]
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), module.source(name).encode(), f"{name}.cu".encode(), 0, None, None)
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source(name).encode(), f"{name}.cu".encode(), 0, None, None)
     bad = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(
         *(option.encode() for option in options)))
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
@@ -153,7 +165,7 @@ def compiled(job):
         cubin = ctypes.create_string_buffer(size.value)
         nvrtc.nvrtcGetCUBIN(program, cubin)
         declared = declared_memory(cubin.raw, name) - (0 if architecture < "90" else SYSTEM)
-        known = shapes.shape_of(MEMORY[architecture], name, constants).declared
+        known = shape_of(MEMORY[architecture], name, constants).declared
         bad, words = declared > known, f"declares {declared} bytes of shared memory, shapes.py counts on {known}"
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return tuple(v.value for v in version), bool(bad), words, time.perf_counter() - begin

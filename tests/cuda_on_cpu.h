@@ -120,6 +120,8 @@ template <class T> static T from_lane(T x, int lane) {
 }
 template <class T> static T __shfl_sync(unsigned, T x, int lane) { return from_lane(x, lane); }
 template <class T> static T __shfl_xor_sync(unsigned, T x, int mask) { return from_lane(x, current % 32 ^ mask); }
+template <class T> static T __shfl_down_sync(unsigned, T x, int lanes) { return from_lane(x, current % 32 + lanes < 32 ? current % 32 + lanes : current % 32); }
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 template <class T, class Two> static T reduced(T x, Two two) {
   const unsigned own = same_bits<unsigned>(x);
   const unsigned (*all)[6] = exchange(&own, 1);

@@ -20,8 +20,11 @@ import tempfile
 import types
 from unittest import mock
 
+import numpy as np
+
 from sparseattn.kernels.cupy_raw import run, shapes
 from sparseattn.kernels.gpu.target import Target
+from sparseattn.selection import largest as selection
 from sparseattn.xp import address
 
 NUMBERS = itertools.count()
@@ -82,11 +85,21 @@ def _folder():
     return tempfile.TemporaryDirectory()
 
 
+def largest(scores, n_selected, limits):
+    """`selection.largest.of_rows` of NumPy's scores, by its kernel."""
+    scores, limits = np.ascontiguousarray(scores), np.ascontiguousarray(limits, np.int32)
+    chosen = np.full((*scores.shape[:-1], n_selected), -9, np.int32)
+    kernel = _library("largest", (("SCORE_BITS", 8 * scores.itemsize),), selection.text)
+    given = struct.pack("@PPiiiP", address(scores), address(limits), *scores.shape[-2:], n_selected, address(chosen))
+    kernel.launch(given, chosen.size // n_selected, 1, 1, selection.THREADS)
+    return chosen
+
+
 @functools.cache
-def _library(name, constants):
-    """The compiled kernel of a file for a set of constants."""
+def _library(name, constants, text=None):
+    """The compiled kernel of a file for a set of constants; `text`: the function that gives its text."""
     defines = "".join(f"#define {key} {value}\n" for key, value in constants)
-    text = _plain(_module().source(name))
+    text = _plain(text() if text else _module().source(name))
     *_, listed = re.findall(rf"\b{name}\s*\(([^)]*)\)\s*{{", text)
     names = [re.search(r"(\w+)\s*$", item)[1] for item in listed.split(",")]
     members = "".join(f"{item.strip()};\n" for item in listed.split(","))

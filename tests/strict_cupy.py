@@ -150,8 +150,11 @@ def install(monkeypatch):
     """Make `import cupy` find the stand-in as long as a test runs; only the backend "reference" takes its arrays."""
     from sparseattn import dispatch
 
+    from sparseattn.selection import largest, topk
+
     module = _Module("cupy")
     module.cuda = types.SimpleNamespace(Device=Device)
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setitem(dispatch.BACKENDS, "cupy", ("reference",))
+    monkeypatch.setattr(largest, "of_rows", lambda scores, *others: ndarray(topk.top_of_rows(scores._host, *others)))
     return module

@@ -13,6 +13,7 @@ from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.target import Target
 from sparseattn.kernels.gpu.usable import why_no_gpu
 from sparseattn.profiling import families
+from sparseattn.selection.topk import top_of_rows
 
 N = 96
 
@@ -97,6 +98,19 @@ def test_lists_of_keys_are_walked_where_they_are_chosen(name, cupy):
             if own is not None:
                 assert own.dtype == wanted.dtype
                 np.testing.assert_array_equal(_host(own), wanted)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_cols, n_selected", [(1, 1), (700, 20), (3000, 2999), (70000, 64)])
+def test_largest_of_rows(n_cols, n_selected, dtype, cupy):
+    rng = np.random.default_rng(0)
+    limits = np.array([n_cols, n_cols // 2, 0, n_cols])
+    shape = 3, 4, n_cols
+    for scores in (rng.standard_normal(shape), rng.integers(-3, 3, shape) * 0.5, np.zeros(shape)):
+        scores[..., ::5] = rng.choice([np.nan, np.inf, -np.inf, 0, -0.0], scores[..., ::5].shape)
+        scores = scores.astype(dtype)
+        got = top_of_rows(cupy.asarray(scores), n_selected, limits)
+        np.testing.assert_array_equal(got.get(), top_of_rows(scores, n_selected, limits))
 
 
 def _walks(pattern, target, kv, convert):

@@ -3,26 +3,18 @@
 import numpy as np
 import pytest
 
+import cuda_on_cpu
 from sparseattn.selection.adding import add_by_turns, add_rows, sums_by_class, sums_by_product
 from sparseattn.selection.cached import recent_in_bucket
 from sparseattn.selection.coverage import among_best, best, count_to_cover
-from sparseattn.selection.halving import ordered
 from sparseattn.selection.hashing import buckets_of_products, hash_buckets
-from sparseattn.selection.members import cluster_members, members_by_halving, sums_by_mean
+from sparseattn.selection.largest import of_rows
+from sparseattn.selection.members import cluster_members, members_by_products, sums_by_mean
 from sparseattn.selection.softmax import diagonal_sums
-from sparseattn.selection.topk import top_by_halving, top_of_rows
+from sparseattn.selection.topk import top_of_rows
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_keys_are_in_the_order_of_scores(dtype):
-    info = np.finfo(dtype)
-    rising = np.array([-np.inf, info.min, -1, -info.tiny, -info.smallest_subnormal, 0, info.smallest_subnormal, 1e-3, 1,
-                       info.max, np.inf], dtype)
-    keys = ordered(rising)
-    assert keys.itemsize == rising.itemsize and keys[0] == 0 and (keys[1:] > keys[:-1]).all()
-    assert ordered(np.array([np.nan, -0.0, 0.0], dtype)).tolist() == [0, keys[5], keys[5]]
-
-
+@pytest.mark.skipif(cuda_on_cpu.why_not() is not None, reason=str(cuda_on_cpu.why_not()))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n_cols, n_selected", [(1, 1), (7, 9), (300, 1), (300, 20), (2000, 70), (2000, 1999)])
 def test_best_of_rows(n_cols, n_selected, dtype):
@@ -33,15 +25,29 @@ def test_best_of_rows(n_cols, n_selected, dtype):
         scores = scores.astype(dtype)
         scores[..., ::5] = rng.choice([np.nan, np.inf, -np.inf, 0, -0.0], scores[..., ::5].shape)
         scores[1, 4] = np.nan
-        for limits in (None, np.array([n_cols, n_cols // 2, 0, 1, n_cols + 3])):
-            assert np.array_equal(top_by_halving(scores, n_selected, limits), top_of_rows(scores, n_selected, limits))
+        for limits in (np.full(5, n_cols), np.array([n_cols, n_cols // 2, 0, 1, n_cols])):
+            got = cuda_on_cpu.largest(scores, n_selected, limits)
+            assert np.array_equal(got, top_of_rows(scores, n_selected, limits))
+
+
+@pytest.mark.skipif(cuda_on_cpu.why_not() is not None, reason=str(cuda_on_cpu.why_not()))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_neighbouring_numbers_are_told_apart(dtype):
+    info = np.finfo(dtype)
+    rising = np.array([-np.inf, np.nan, info.min, -1, np.nextafter(dtype(-1), dtype(0)), -info.tiny, -0.0, 0, info.tiny,
+                       1, np.nextafter(dtype(1), dtype(2)), info.max, np.inf], dtype)
+    scores = np.random.default_rng(0).permutation(rising)
+    falling = [col for col in np.argsort(-scores, kind="stable").tolist() if scores[col] > -np.inf]
+    for n in range(1, 14):
+        wanted = sorted(falling[:n])
+        assert cuda_on_cpu.largest(scores[None], n, [13])[0].tolist() == wanted + [-1] * (n - len(wanted))
 
 
 @pytest.mark.parametrize("shape, n_selected", [((3, 0), 4), ((0, 5), 2), ((2, 4, 6), 0)])
 def test_nothing_to_choose(shape, n_selected):
     scores = np.ones(shape, np.float32)
-    got = top_by_halving(scores, n_selected)
-    assert got.dtype == np.int32 and np.array_equal(got, np.full((*shape[:-1], n_selected), -1))
+    for got in (top_of_rows(scores, n_selected), of_rows(scores, n_selected, np.full(shape[-2], shape[-1]))):
+        assert got.dtype == np.int32 and np.array_equal(got, np.full((*shape[:-1], n_selected), -1))
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -82,7 +88,7 @@ def test_members_of_clusters(window, padded):
     x[0, 0, 3], x[1, 1, 5], x[1, 0, 8] = np.nan, 0, x[1, 0, 2]
     valid = rng.random((2, 80)) < 0.7 if padded else None
     heads = np.arange(4) // 2
-    got = members_by_halving(x, heads, means, window, valid)
+    got = members_by_products(x, heads, means, window, valid)
     assert np.array_equal(got, cluster_members(x, heads, means, window, valid))
     assert not (got[0, :2] == 3).any()
 
@@ -90,7 +96,7 @@ def test_members_of_clusters(window, padded):
 def test_equal_tokens_tie_for_a_cluster():
     x = np.repeat(np.random.default_rng(0).standard_normal((1, 1, 10, 8)), 9, axis=2).astype(np.float32)
     means = np.random.default_rng(1).standard_normal((1, 5, 8)).astype(np.float32)
-    members = members_by_halving(x, [0], means, 14, None)[0, 0]
+    members = members_by_products(x, [0], means, 14, None)[0, 0]
     assert (np.sort(members % 9, axis=1) == sorted([*range(9), *range(5)])).all()
 
 

@@ -8,8 +8,8 @@ import cupy
 import numpy as np
 
 import sparseattn as sa
-from gpu_comparison import peers, workloads
-from gpu_comparison.contest import BACKEND, BACKWARD, FORWARD, beside_peers, ours_backward, ours_forward, pairs, prepared
+from gpu_comparison import contest, peers, workloads
+from gpu_comparison.contest import BACKWARD, FORWARD, beside_peers, ours_backward, ours_forward, pairs, prepared
 from gpu_comparison.report import Question, Row
 from sparseattn import patterns
 
@@ -161,8 +161,8 @@ def _step(q, k, v, dout, choose):
     chosen, pattern = _clock(choose)
     times = []
     for first in (chosen, 0.0):
-        forward, (out, lse) = _clock(sa.attend, q, k, v, pattern, return_lse=True, backend=BACKEND)
-        backward, _ = _clock(sa.attend_backward, dout, q, k, v, out, lse, pattern, backend=BACKEND)
+        forward, (out, lse) = _clock(sa.attend, q, k, v, pattern, return_lse=True, backend=contest.BACKEND)
+        backward, _ = _clock(sa.attend_backward, dout, q, k, v, out, lse, pattern, backend=contest.BACKEND)
         times.append((first, forward, backward))
     return times
 

@@ -9,7 +9,7 @@ from sparseattn.index_ops.cells import Cells, refuse_too_many_masks
 from sparseattn.selection.adding import sums_by_class
 from sparseattn.selection.eights import in_eights, rounding
 from sparseattn.selection.tiles import masked_tiles
-from sparseattn.selection.topk import CHUNK, row_slices, top_by_halving
+from sparseattn.selection.topk import CHUNK, row_slices, top_of_rows
 from sparseattn.structure import Order
 from sparseattn.xp import compute_dtype, library, namespace, on_cpu
 
@@ -27,7 +27,7 @@ def cluster_members(x, heads, means, window, valid):
     CPU.
     """
     if library(x) == "cupy":
-        return on_cpu(members_by_halving(x, heads, means, window, valid))
+        return on_cpu(members_by_products(x, heads, means, window, valid))
     from sparseattn.selection.compiled import inverse_lengths, top_of_clusters
 
     (n_heads, n_clusters, head_dim), batch, n = means.shape, x.shape[0], x.shape[2]
@@ -49,7 +49,7 @@ def cluster_members(x, heads, means, window, valid):
     return members
 
 
-def members_by_halving(x, heads, means, window, valid):
+def members_by_products(x, heads, means, window, valid):
     """As `cluster_members`, of either library, by array functions; in the library of x."""
     xp, (n_heads, n_clusters, _), batch, n = namespace(x), means.shape, x.shape[0], x.shape[2]
     members, means = xp.full((batch, n_heads, n_clusters, min(window, n)), -1, np.int32), xp.asarray(means)
@@ -61,7 +61,7 @@ def members_by_halving(x, heads, means, window, valid):
         for rows in row_slices(n_clusters, n, CHUNK[library(x)]):
             with np.errstate(over="ignore", invalid="ignore"):
                 scores = means[h, rows].astype(tokens.dtype, copy=False) @ tokens.T * inverse
-            members[b, h, rows] = top_by_halving(scores, members.shape[3])
+            members[b, h, rows] = top_of_rows(scores, members.shape[3])
     return members
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sparseattn.selection.halving import largest, ordered
+from sparseattn.selection import largest
 from sparseattn.xp import library, namespace
 
 CHUNK = {"numpy": 1 << 20, "cupy": 1 << 24}  # scores held at a time
@@ -20,31 +20,20 @@ def top_of_rows(scores, n_selected, limits=None):
     scores : float32 or float64 (..., n_rows, n_cols); limits : int (n_rows,), NumPy's, of row i only the first
     limits[i] columns count; None: all. Returns int32 (..., n_rows, n_selected). Of equal scores the lower column wins;
     NaN and -inf are never chosen. One pass over the scores, and for random ones about n_selected * log(n_cols /
-    n_selected) steps a row; of CuPy a pass for each bit of a score.
+    n_selected) steps a row; of CuPy four passes, seven of float64.
     """
-    if library(scores) == "cupy":
-        return top_by_halving(scores, n_selected, limits)
-    from sparseattn.selection.compiled import top_of_rows as compiled
-
     lead, (n_rows, n_cols) = scores.shape[:-2], scores.shape[-2:]
     limits = np.full(n_rows, n_cols) if limits is None else np.clip(limits, 0, n_cols)
+    if library(scores) == "cupy":
+        return largest.of_rows(scores, n_selected, limits)
+    from sparseattn.selection.compiled import top_of_rows as compiled
+
     chosen = np.full((*lead, n_rows, n_selected), -1, np.int32)
-    if n_selected:
+    if chosen.size and n_cols:
         flat = np.ascontiguousarray(scores).reshape(-1, n_rows, n_cols)
         for one, to in zip(flat, chosen.reshape(-1, n_rows, n_selected)):
             compiled(one, limits.astype(np.int64), to)
     return chosen
-
-
-def top_by_halving(scores, n_selected, limits=None):
-    """As `top_of_rows`, of either library, by array functions."""
-    xp, shape = namespace(scores), (*scores.shape[:-1], n_selected)
-    if not n_selected or not scores.size:
-        return xp.full(shape, -1, np.int32)
-    keys = ordered(scores)
-    if limits is not None:
-        keys *= xp.arange(keys.shape[-1]) < xp.asarray(limits)[:, None]
-    return largest(keys.reshape(-1, keys.shape[-1]), n_selected).reshape(shape)
 
 
 def top_by_chunks(scores_of, q, n_cols, n_selected, limits=None, width=None):

@@ -36,11 +36,17 @@ def _why_not_here():
         return "Numba simulates GPUs, which takes no CuPy arrays; unset NUMBA_ENABLE_CUDASIM"
     try:
         from sparseattn.kernels.numba_cuda.target import cuda
+
+        if not cuda.is_available():
+            return f"Numba finds no GPU or no compiler for it; {COMPILER}"
+        cuda.jit("void()")(_nothing)  # some of the compiler is loaded only now
     except Exception as error:  # whatever a compiler made for another NumPy runs into
-        return f"Numba's compiler for GPUs does not load ({error}); {COMPILER}"
-    if not cuda.is_available():
-        return f"Numba finds no GPU or no compiler for it; {COMPILER}"
+        return f"Numba's compiler for GPUs does not work here ({error}); {COMPILER}"
     return None
+
+
+def _nothing():
+    pass
 
 
 def forward(q, k, v, pattern, *, scale, out=None, options=PLAIN):
