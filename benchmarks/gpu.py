@@ -49,7 +49,7 @@ def found(args):
         if args.numba:
             yield from sections.plain(shape, args.backward)
         if args.content:
-            yield from sections.content(shape, args.dtype)
+            yield from sections.content(shape, args.dtype, only=args.only)
     if args.decode:
         yield from sections.decode(args.dtype)
     if args.host:

@@ -124,36 +124,48 @@ def blocks(shape, dtype, backward, group=8):
         peers.free_memory()
 
 
-def content(shape, dtype, group=8):
+def content(shape, dtype, only=None, group=8):
     """Wall time of a training step whose pattern follows from its arrays: choosing it, its first call and gradient, and
-    those of a pattern seen before."""
+    those of a pattern seen before; the whole step beside that of dense causal attention."""
     _, n_heads, n, head_dim = shape
-    q, k, v, dout = (peers.shared(peers.random(1, n_heads, n, head_dim, dtype=dtype)) for _ in range(4))
-    kv_heads = max(n_heads // group, 1)
-    fewer = [peers.shared(peers.random(1, kv_heads, n, head_dim, dtype=dtype)) for _ in range(2)]
-    random = cupy.random.default_rng(0)
+    made = [peers.random(1, n_heads, n, head_dim, dtype=dtype) for _ in range(4)]
+    dense = sum(peers.milliseconds(way(peers.sdpa("SDPA flash", True), *made[:n])[0])
+                for way, n in ((peers.forward, 3), (peers.backward, 4)))
+    q, k, v, dout = map(peers.shared, made)
+    for name, (heads, choose) in by_content(q, k, group).items():
+        if only and not name.startswith(tuple(only)):
+            continue
+        steps = [_step(q, k[:, :heads], v[:, :heads], dout, choose) for _ in range(4)][1:]  # the first one compiles
+        new, again = np.median(steps, axis=0)
+        for part, first, later in zip(("choosing", "forward", "backward"), new, again):
+            seen = {} if part == "choosing" else {"seen before": later}
+            yield Row("content", name, part, {"a new pattern": first, **seen})
+        row = Row("content", name, "whole step", {"ours": new.sum(), "SDPA flash, dense": dense})
+        row.ask("SDPA flash, dense")
+        yield row
+        peers.free_memory()
+
+
+def by_content(q, k, group):
+    """Name -> (k/v heads, what chooses a pattern) of families that look at q and k, CuPy's."""
+    n_heads, n, head_dim = q.shape[1:]
+    kv_heads, random = max(n_heads // group, 1), cupy.random.default_rng(0)
     scores = random.random((1, kv_heads, n, n // 64), np.float32)
-    weights = random.random((1, n_heads, n, (n - 32) // 16 + 1), np.float32)
+    weights = random.random((1, kv_heads, n, (n - 32) // 16 + 1), np.float32).repeat(group, axis=1).astype(np.float16)
     means = random.standard_normal((n_heads, n // 64, head_dim), np.float32)
-    chosen = {
-        "top_k, 64 keys": (fewer, lambda: patterns.top_k(q[:, :kv_heads], fewer[0], n_selected=64, causal=True)),
-        "gate, 16 blocks of 64": (fewer, lambda: patterns.from_block_scores(scores, block_size=(1, 64), k=16)),
-        "NSA selection, 16 of 64": (fewer, lambda: patterns.nsa_selection(
+    fewer, chunks = (q[:, :kv_heads], k[:, :kv_heads]), {"chunk_length": 64, "causal": True}
+    return {
+        "top_k, 64 keys": (kv_heads, lambda: patterns.top_k(*fewer, n_selected=64, causal=True)),
+        "gate, 16 blocks of 64": (kv_heads, lambda: patterns.from_block_scores(scores, block_size=(1, 64), k=16)),
+        "NSA selection, 16 of 64": (kv_heads, lambda: patterns.nsa_selection(
             weights, n_kv_heads=kv_heads, n_tokens=n, compress_block=32, compress_stride=16, select_block=64,
             n_selected=16)),
-        "MoBA, 3 of 512": ((k, v), lambda: patterns.moba(q, k, chunk_size=512, top_k=3)),
-        "LSH, chunks of 64": ((k, v), lambda: patterns.lsh(
-            q, k, n_buckets=[2, n // 64], n_hashes=1, chunk_length=64, causal=True)),
-        "LSH, 4 rounds": ((k, v), lambda: patterns.lsh(
-            q, k, n_buckets=[2, n // 64], n_hashes=4, chunk_length=64, causal=True)),
-        "clusters of 64": ((k, v), lambda: patterns.clusters(q, k, means, window=64, causal=True)),
-        "XAttention": ((k, v), lambda: patterns.xattention(q, k, stride=8, threshold=0.9)),
+        "MoBA, 3 of 512": (n_heads, lambda: patterns.moba(q, k, chunk_size=512, top_k=3)),
+        "LSH, chunks of 64": (n_heads, lambda: patterns.lsh(q, k, n_buckets=[2, n // 64], n_hashes=1, **chunks)),
+        "LSH, 4 rounds": (n_heads, lambda: patterns.lsh(q, k, n_buckets=[2, n // 64], n_hashes=4, **chunks)),
+        "clusters of 64": (n_heads, lambda: patterns.clusters(q, k, means, window=64, causal=True)),
+        "XAttention": (n_heads, lambda: patterns.xattention(q, k, stride=8, threshold=0.9)),
     }
-    for name, (keys, choose) in chosen.items():
-        steps = [_step(q, *keys, dout, choose) for _ in range(4)][1:]  # the first one compiles
-        for at, part in enumerate(("choosing", "forward", "backward")):
-            new, again = (float(np.median([step[i][at] for step in steps])) for i in (0, 1))
-            yield Row("content", name, part, {"a new pattern": new, **({"seen before": again} if at else {})})
 
 
 def _step(q, k, v, dout, choose):

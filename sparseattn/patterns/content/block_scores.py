@@ -48,7 +48,8 @@ def from_block_scores(scores, *, block_size, shape=None, k=None, threshold=None,
     scores the lower block is chosen; NaN and -inf never are. Fewer forced blocks leave more of `k` to others. O(scores)
     time and memory. Nothing flows back to the scores: a gate is trained by a loss of its own.
 
-    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+    CuPy's arrays are chosen from on their GPU, which is waited for. With `k` and block_q 1 the pattern is made there
+    as well; else on the CPU, then moved.
 
     References
     ----------
