@@ -5,7 +5,7 @@ import numpy as np
 from sparseattn.selection import largest
 from sparseattn.xp import library, namespace
 
-CHUNK = {"numpy": 1 << 20, "cupy": 1 << 24}  # scores held at a time
+CHUNK = {"numpy": 1 << 20, "cupy": 1 << 25}  # scores held at a time
 
 
 def row_slices(n_rows, n_cols, chunk=CHUNK["numpy"]):

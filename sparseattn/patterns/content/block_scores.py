@@ -66,14 +66,18 @@ def from_block_scores(scores, *, block_size, shape=None, k=None, threshold=None,
         raise ValueError(f"shape is {shape}, more queries than keys; the last query sits at the last key, so give at "
                          "least as many keys, or causal=False and force_diagonal=False")
     first, last = _key_blocks_of_rows(scores.shape[2], size, shape)
-    cols = np.arange(scores.shape[3])
-    allowed = (cols <= last[:, None]) | (not causal)
-    forced = (cols >= first[:, None]) & (cols <= last[:, None]) & force_diagonal
-    scores = wide(scores)
-    if k and size[0] == 1:
-        stops = np.arange(shape[0]) + shape[1] - shape[0] + 1 if causal else np.full(shape[0], shape[1])
-        return listed_blocks(_best(scores, allowed, forced, k), size[1], stops, shape[1]).to(device_of(scores))
-    layout = _layout(scores, allowed, forced, k, threshold)
+    scores, xp = wide(scores), namespace(scores)
+    cols, first_there, last_there = xp.arange(scores.shape[3]), xp.asarray(first)[:, None], xp.asarray(last)[:, None]
+    forced = (cols >= first_there) & (cols <= last_there) & force_diagonal
+    if k is None:
+        layout = on_cpu((scores > threshold) & ((cols <= last_there) | (not causal)) | forced)
+    else:
+        best = xp.where(forced, np.inf, xp.minimum(scores, np.finfo(scores.dtype).max))
+        chosen = top_of_rows(best, min(k, scores.shape[3]), last + 1 if causal else None)
+        if size[0] == 1:
+            stops = np.arange(shape[0]) + shape[1] - shape[0] + 1 if causal else np.full(shape[0], shape[1])
+            return listed_blocks(chosen, size[1], stops, shape[1]).to(device_of(scores))
+        layout = _layout(on_cpu(chosen), on_cpu(forced))
     pattern = Pattern.from_blocks(layout, block_size=size, shape=shape)
     return (pattern & causal_pattern(*shape) if causal else pattern).to(device_of(scores))
 
@@ -85,18 +89,9 @@ def _key_blocks_of_rows(n_rows, size, shape):
     return (row * size[0] + offset) // size[1], (np.minimum((row + 1) * size[0], shape[0]) - 1 + offset) // size[1]
 
 
-def _layout(scores, allowed, forced, k, threshold):
-    """Chosen blocks, bool like scores, on the CPU."""
-    if k is None:
-        return on_cpu((scores > threshold) & namespace(scores).asarray(allowed)) | forced
-    chosen = on_cpu(_best(scores, allowed, forced, k))
-    layout = np.zeros((*chosen.shape[:3], scores.shape[3] + 1), bool)
+def _layout(chosen, forced):
+    """The blocks of chosen columns, int32 (batch, n_heads, q_blocks, k), -1 for none, and forced ones: bool (batch,
+    n_heads, q_blocks, k_blocks)."""
+    layout = np.zeros((*chosen.shape[:3], forced.shape[1] + 1), bool)
     np.put_along_axis(layout, chosen, True, axis=3)  # -1 is the column too many
     return layout[..., :-1] | forced
-
-
-def _best(scores, allowed, forced, k):
-    """The k blocks of each row, forced ones before others: int32 (batch, n_heads, q_blocks, k), rising, -1 for none."""
-    xp = namespace(scores)
-    scores = xp.where(xp.asarray(allowed), xp.minimum(scores, np.finfo(scores.dtype).max), -np.inf)
-    return top_of_rows(xp.where(xp.asarray(forced), np.inf, scores), min(k, scores.shape[3]))
