@@ -219,7 +219,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
           row_sum[h] += d[0][at];
 #endif
 #if BIAS_GRAD
-          if (d[0][at] != 0.f) add_to_values(d[0][at], options, shaping, sides[h], side, dvalues, grain);
+          if (d[0][at] != 0.f && (!KV || t[h] >= 0 && blockIdx.z == 0)) add_to_values(d[0][at], options, shaping, sides[h], side, dvalues, grain);
 #endif
 #if SOFTCAP
           if (there) d[0][at] *= slope;   // that of a key that nobody attends may be NaN

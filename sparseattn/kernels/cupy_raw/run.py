@@ -6,6 +6,7 @@ import functools
 import itertools
 
 from sparseattn.kernels.cupy_raw import shapes
+from sparseattn.kernels.gpu.summed import of_walk
 from sparseattn.kernels.gpu.target import BUCKETS, Target
 from sparseattn.kernels.gpu.terms import BY_CLIPPED, BY_CODE, BY_LABEL, BY_SUM, BY_TABLE, BY_VALUE, OWN_VALUE
 
@@ -18,6 +19,7 @@ CONSTANTS = {
     "row_dots": ("HEAD_DIM", "BITS", "FP16", "WIDE"),
     "longest": ("HEAD_DIM", "BITS", "FP16", "WIDE"),
     "grain": ("HEAD_DIM", "BITS"),
+    "deltas": ("HEAD_DIM", "BITS"),
     "tile_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "row_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "sum_slots": ("HEAD_DIM", "BITS", "FP16", "WIDE", "OUT32", "BY_HEADS"),
@@ -48,6 +50,8 @@ def _prepared(memory, name, values, device):
 def _whole_grid(name, grid, threads, slices):
     if name in ("row_dots", "longest"):
         return -(-grid[0] // (threads // 2)), grid[1], 1
+    if name == "deltas":
+        return -(-grid[0] // threads), grid[1], 1
     return grid[0], grid[1], slices
 
 
@@ -76,11 +80,11 @@ def _is_asked_for(memory, name, c):
         return False
     if c.get("CODE64") and c["BIAS"] not in (BY_CODE, BY_LABEL) or c.get("ROW_SUMS") and c["KV"]:
         return False
-    gradient = c.get("BIAS_GRAD", 0)
-    if name.endswith("backward") and bool(gradient) != bool(c["BIAS"] and not c["KV"]):
-        return False
-    sums = {BY_CODE: (OWN_VALUE, BY_VALUE), BY_LABEL: (BY_VALUE,), BY_TABLE: (BY_SUM,), BY_CLIPPED: (BY_SUM,)}
-    return not gradient or gradient in sums[c["BIAS"]]
+    if not name.endswith("backward"):
+        return True
+    sums = {0: (0,), BY_CODE: (OWN_VALUE, BY_VALUE), BY_LABEL: (BY_VALUE,), BY_TABLE: (BY_SUM,), BY_CLIPPED: (BY_SUM,)}
+    found = {of_walk(gradient, c["KV"]) for gradient in sums[c["BIAS"]]}
+    return c["BIAS_GRAD"] in found and (c["KV"] or c["ROW_SUMS"] or c["BIAS"] not in (BY_CODE, BY_LABEL))
 
 
 @functools.cache

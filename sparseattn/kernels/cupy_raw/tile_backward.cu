@@ -403,7 +403,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
           present_sides.get(8 * j + 2 * c, two);
 #pragma unroll
           for (int i = 0; i < 4; i++)
-            if (d[m][4 * j + i] != 0.f) add_to_values(d[m][4 * j + i], options, shaping, sides[m][i / 2], two[i % 2], dvalues, grain);
+            if (d[m][4 * j + i] != 0.f && (!KV || t[m][i / 2] >= 0)) add_to_values(d[m][4 * j + i], options, shaping, sides[m][i / 2], two[i % 2], dvalues, grain);
         }
 #endif
 #if SOFTCAP && BIAS

@@ -7,7 +7,7 @@ import math
 from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.arrays import constants_of, converter, readable
 from sparseattn.kernels.gpu.plan import Plan, contiguous_steps, plan_of
-from sparseattn.kernels.gpu.summed import Summed, grain_bits
+from sparseattn.kernels.gpu.summed import Summed, grain_bits, of_walk
 from sparseattn.kernels.gpu.target import bucket_of
 from sparseattn.kernels.gpu.terms import shaping
 from sparseattn.xp import namespace
@@ -34,10 +34,7 @@ def backward(target, dout, q, k, v, out, lse, pattern, scale, dlse, options):
     plan.run(xp, arrays)
     dq, dk, dv = (arrays[name].astype(q.dtype, copy=False) for name in ("dq", "dk", "dv"))
     dvalues = summed.bias.finish(arrays["sums"], arrays["grain"]) if summed.bias else None
-    dsinks = None
-    if summed.sinks:
-        delta = stats[..., 1]
-        dsinks = summed.sinks.finish(arrays["lse"], delta, arrays["dlse"], arrays["row_sums"], arrays["grain"])
+    dsinks = summed.sinks.finish(arrays["lse"], stats[..., 1]) if summed.sinks else None
     return dq, dk, dv, dvalues, dsinks
 
 
@@ -54,14 +51,14 @@ def _plan(target, given, pattern, scale, shaped, summed):
     def over_rows(kernel, x, before_sizes, after_sizes):
         sizes = arrays[x].shape
         if math.prod(sizes):
-            plan.launch(kernel, constants, (sizes[2], sizes[0] * sizes[1]), (x, *before_sizes, *sizes, *after_sizes))
+            plan.launch(kernel, constants, (sizes[2], sizes[0] * sizes[1]), (*before_sizes, *sizes, *after_sizes))
 
     unit = 1.0 if shaped.constants["SHAPED"] else scale
-    over_rows("row_dots", "dout", ("out", "lse", "dlse"), (unit, "stats"))
+    over_rows("row_dots", "dout", ("dout", "out", "lse", "dlse"), (unit, "stats"))
     if any(summed.values()):
         squares, n_rows = plan.memory("longest", (2,), zeros=True), math.prod(arrays["dout"].shape[:3])
         for place, x in enumerate(("dout", "v")):
-            over_rows("longest", x, (), (squares, place))
+            over_rows("longest", x, (x,), (squares, place))
         plan.launch("grain", constants, (1, 1), (squares, "dlse", n_rows, shaped.draws[1], grain_bits(n_rows), "grain"))
     for kv in (0, 1):
         structures = layout.backward_structures(pattern, target, bits, bucket, kv)
@@ -70,6 +67,8 @@ def _plan(target, given, pattern, scale, shaped, summed):
         # the last walk writes all rows where one does: those before it then add in float32 elsewhere
         walks = sorted((walk for walk in walks if walk.n_places and walk.n_items), key=lambda walk: walk.covers)
         _add_walks(plan, kv, walks, constants, arrays, scale, shaped)
+        if not kv and summed["ROW_SUMS"]:
+            over_rows("deltas", "dout", ("lse", "dlse", "sinks", "row_sums", "grain"), ("stats",))
     return plan
 
 
@@ -100,7 +99,8 @@ def _launch(plan, number, kv, walk, constants, arrays, scale, shaped, adds, outs
     rows, is_row = walk.structure.rows, walk.structure.is_row
     pieces = [plan.memory(f"{name} {number}", (walk.n_places * walk.n_slots, rows, arrays[like].shape[3]))
               for name, like in zip(SIDES[kv][2], likes)]
-    constants = {**constants, "ROWS": rows, **({"BIAS_GRAD": 0, "ROW_SUMS": 0} if kv else {})}
+    constants = {**constants, "ROWS": rows, "BIAS_GRAD": of_walk(constants["BIAS_GRAD"], kv),
+                 "ROW_SUMS": 0 if kv else constants["ROW_SUMS"]}
     blocks = (*part.block_size, part.n_q_slots, part.n_k_slots) if is_row else (t.live,)
     sizes = (arrays[x[0]].shape[3], arrays[x[1]].shape[3], arrays["q"].shape[1], arrays[x[0]].shape[2],
              arrays[y[0]].shape[2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sparseattn.kernels.gpu.terms import BY_CLIPPED, BY_TABLE, OWN_VALUE
+from sparseattn.kernels.gpu.terms import BY_CLIPPED, BY_SUM, BY_TABLE, OWN_VALUE
 from sparseattn.xp import namespace
 
 
@@ -18,10 +18,12 @@ class Summed:
     def __init__(self, options, shaped):
         self.bias = None if shaped.bias is None else BiasGradient(options.bias, shaped.bias)
         self.sinks = None if options.sinks is None else SinkGradient(options.sinks)
+        self.gradient = self.bias.bias.gradient if self.bias else 0
+        self.in_rows = self.sinks is not None or of_walk(self.gradient, 1) != 0
 
     def constants(self):
         """What kernels are told of them."""
-        return {"BIAS_GRAD": self.bias.bias.gradient if self.bias else 0, "ROW_SUMS": int(self.sinks is not None)}
+        return {"BIAS_GRAD": self.gradient, "ROW_SUMS": int(self.in_rows)}
 
     def begun(self, xp, rows):
         """The arrays that kernels add up in, by name; `rows`: the shape of lse."""
@@ -30,9 +32,16 @@ class Summed:
             arrays["grain"] = xp.empty(1, xp.float64)
         if self.bias:
             arrays["sums"] = self.bias.begun(xp)
-        if self.sinks:
+        if self.in_rows:
             arrays["row_sums"] = xp.zeros(rows, xp.int64)
+        arrays["sinks"] = self.sinks and xp.ascontiguousarray(self.sinks.sinks, xp.float32)
         return arrays
+
+
+def of_walk(gradient, kv):
+    """What a walk does for the gradient of a bias: many pairs to a sum in the walk over queries; one pair, or a few, in
+    that over keys, which is the second one and has delta without the rounding of `out`."""
+    return gradient if (gradient == BY_SUM) != bool(kv) else 0
 
 
 def grain_bits(n_rows):
@@ -75,15 +84,8 @@ class SinkGradient:
     def __init__(self, sinks):
         self.sinks = sinks
 
-    def finish(self, lse, delta, dlse, sums, grain):
-        """The gradient. lse of -inf: nothing was attended, sink included.
-
-        Of an `out` that is rounded, delta = sum(dout * out) - dlse is off by an e, and the row's sum of gradients by
-        (share - 1) e. So (1 - share) delta + sum, which is delta + dlse, is off by nothing.
-        """
+    def finish(self, lse, delta):
+        """The gradient. lse of -inf: nothing was attended, sink included."""
         xp = namespace(lse)
         shares = xp.exp(xp.where(lse == -xp.inf, lse, self.sinks[:, None] - lse))
-        reached = (1 - shares) * delta + sums / grain
-        if dlse is not None:
-            reached -= dlse
-        return -(shares * reached).sum(axis=(0, 2), dtype=xp.float64).astype(self.sinks.dtype)
+        return -(shares * delta).sum(axis=(0, 2), dtype=xp.float64).astype(self.sinks.dtype)

@@ -142,7 +142,7 @@ def make(c: Constants):
                     for j in range(COLUMNS):
                         if bits[i] >> j & 1:
                             x, y = x_tokens[row + i], y_tokens[col + ACROSS * j]
-                            at = place_of(bias, batch, heads[row + i], x, y)
+                            at = place_of(bias, batch, heads[col + ACROSS * j if kv else row + i], x, y)
                             if gradient == OWN_VALUE:
                                 dvalues[at] = d[i, j]
                             else:

@@ -22,6 +22,7 @@ CONSTANTS = {
     "row_dots": ("BITS", "FP16"),
     "longest": ("BITS", "FP16"),
     "grain": (),
+    "deltas": (),
     "tile_backward": ("HEAD_DIM", "BITS", "FP16", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "row_backward": ("HEAD_DIM", "BITS", "FP16", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "sum_slots": ("BITS", "FP16", "OUT32", "BY_HEADS"),
@@ -35,7 +36,8 @@ ABSENT = {
     "x_order": ("int32", 1), "y_order": ("int32", 1), "values": ("float32", 1), "value_at": ("int64", 3),
     "labels": ("int32", 1), "x_codes": ("int32", 1), "y_codes": ("int32", 1), "carry": ("float32", 4),
     "carry1": ("float32", 4), "carry2": ("float32", 4), "lse": ("float32", 3), "dlse": ("float32", 3),
-    "dvalues": ("float32", 1), "row_sums": ("int64", 3), "grain": ("float64", 1), "part_out": ("float32", 3),
+    "dvalues": ("float32", 1), "row_sums": ("int64", 3), "sinks": ("float32", 1),
+    "grain": ("float64", 1), "part_out": ("float32", 3),
     "part_lse": ("float32", 2), "part1": ("float32", 3), "part2": ("float32", 3),
 }
 FLAT = "values", "labels", "dvalues"  # read by place
@@ -46,6 +48,8 @@ def bind(name, constants, grid, arguments, steps):
     kernel = kernel_of(name, shapes.constants_of({key: constants[key] for key in CONSTANTS[name]}))
     if name in ("row_dots", "longest"):
         grid = -(-grid[0] // shapes.DOWN), grid[1]
+    if name == "deltas":
+        grid = -(-grid[0] // shapes.THREADS), grid[1]
     named = dict(zip(parameters(name), arguments, strict=True))
     if "out2" in named and named["out2"] is None:
         named["out2"] = named["out1"]  # so that it has some array's dtype; nobody reads or writes it
