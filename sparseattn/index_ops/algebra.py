@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from sparseattn.index_ops.axes import align
-from sparseattn.index_ops.blocks import count_blocks as count_reblocked
-from sparseattn.index_ops.blocks import join, reblock
+from sparseattn.index_ops.blocks import count_reblocked, join, reblock
 from sparseattn.index_ops.pairs import combine
 from sparseattn.index_ops.ranges import intersect as intersect_ranges
 from sparseattn.index_ops.ranges import repeats, unite

@@ -138,7 +138,7 @@ def _parents(cells, line, col, large):
     return begin[line] + col // n_k
 
 
-def count_blocks(part, block_size):
+def count_reblocked(part, block_size):
     """How many blocks `reblock` gives. O(blocks)."""
     common = tuple(gcd(a, b) for a, b in zip(part.block_size, block_size))
     cells = split_cells(to_cells(part), common)

@@ -86,7 +86,7 @@ def prepare(pattern, target, backward):
 
 
 def _kept(pattern, *sizes):
-    """The structures of a pattern on the CPU; `sizes`: rows and most_keys that tiles may have, block_y, kv."""
+    """The structures of a pattern, where it lies; `sizes`: rows and most_keys that tiles may have, block_y, kv."""
     return pattern.memo.get(("gpu structures", *sizes), lambda: _structures(pattern, *sizes))
 
 
