@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from typing import Any
@@ -87,6 +88,11 @@ def on_its_device(function):
             return function(*arguments, **options)
 
     return run
+
+
+def at_home(x):
+    """A context in which work goes to the GPU of an array, if it is CuPy's."""
+    return x.device if library(x) == "cupy" else contextlib.nullcontext()
 
 
 def current_gpu() -> int:

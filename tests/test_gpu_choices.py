@@ -92,3 +92,5 @@ def test_the_gpu_of_q_chooses():
         there = moved(q)
     pattern = patterns.moba.__wrapped__(there, there, chunk_size=16, top_k=2)
     assert pattern.device == "cuda:1" and pattern.to("cpu") == patterns.moba.__wrapped__(q, q, chunk_size=16, top_k=2)
+    listed = patterns.top_k(there, there, n_selected=5).prepare()
+    assert listed.device == listed.T.device == "cuda:1" and listed.T.to("cpu") == listed.to("cpu").T

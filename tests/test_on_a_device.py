@@ -9,6 +9,7 @@ import pytest
 import sparseattn as sa
 import strict_cupy
 from sparseattn import Pattern, patterns
+from sparseattn.index_ops import blocks
 from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.target import Target
 from sparseattn.kernels.gpu.usable import why_no_gpu
@@ -98,6 +99,14 @@ def test_lists_of_keys_are_walked_where_they_are_chosen(name, cupy):
             if own is not None:
                 assert own.dtype == wanted.dtype
                 np.testing.assert_array_equal(_host(own), wanted)
+
+
+def test_lists_are_transposed_on_their_gpu(monkeypatch):
+    cupy, sort, where = strict_cupy.install(monkeypatch), blocks.stable_order, []
+    monkeypatch.setattr(blocks, "stable_order", lambda *given: where.append(len(strict_cupy.entered)) or sort(*given))
+    q = np.random.default_rng(0).standard_normal((1, 1, 90, 8), np.float32)
+    pattern = patterns.top_k(cupy.asarray(q), cupy.asarray(q), n_selected=5)
+    assert not strict_cupy.entered and pattern.T.device == "cuda:0" and where == [1]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
