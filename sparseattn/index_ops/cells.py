@@ -179,10 +179,11 @@ def live_kinds(cells, only_dead=False):
 
 
 def _masks_of_kinds(cells, kinds, q_table, k_table):
+    k_words = pack(k_table[:, None])
     for at in range(0, kinds.size, 1 << 12):
         rest, k_kind = np.divmod(kinds[at : at + (1 << 12)], len(k_table))
         mask, q_kind = np.divmod(rest, len(q_table))
-        live = pack(q_table[q_kind][:, :, None] & k_table[k_kind][:, None, :])
+        live = np.where(q_table[q_kind][:, :, None], k_words[k_kind], np.uint32(0))
         yield cells.masks[mask] & live, live
 
 
