@@ -152,7 +152,6 @@ class _Module(types.ModuleType):
 def install(monkeypatch):
     """Make `import cupy` find the stand-in as long as a test runs; only the backend "reference" takes its arrays."""
     from sparseattn import dispatch
-
     from sparseattn.selection import largest, topk
 
     module = _Module("cupy")

@@ -34,13 +34,14 @@ def test_best_of_rows(n_cols, n_selected, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_neighbouring_numbers_are_told_apart(dtype):
     info = np.finfo(dtype)
-    rising = np.array([-np.inf, np.nan, info.min, -1, np.nextafter(dtype(-1), dtype(0)), -info.tiny, -0.0, 0, info.tiny,
-                       1, np.nextafter(dtype(1), dtype(2)), info.max, np.inf], dtype)
+    rising = np.array([-np.inf, np.nan, info.min, -1, np.nextafter(dtype(-1), dtype(0)), -info.tiny,
+                       -info.smallest_subnormal, -0.0, 0, info.smallest_subnormal, info.tiny, 1,
+                       np.nextafter(dtype(1), dtype(2)), info.max, np.inf], dtype)
     scores = np.random.default_rng(0).permutation(rising)
     falling = [col for col in np.argsort(-scores, kind="stable").tolist() if scores[col] > -np.inf]
-    for n in range(1, 14):
+    for n in range(1, 16):
         wanted = sorted(falling[:n])
-        assert cuda_on_cpu.largest(scores[None], n, [13])[0].tolist() == wanted + [-1] * (n - len(wanted))
+        assert cuda_on_cpu.largest(scores[None], n, [15])[0].tolist() == wanted + [-1] * (n - len(wanted))
 
 
 @pytest.mark.parametrize("shape, n_selected", [((3, 0), 4), ((0, 5), 2), ((2, 4, 6), 0)])

@@ -129,8 +129,8 @@ def content(shape, dtype, only=None, group=8):
     those of a pattern seen before; the whole step beside that of dense causal attention."""
     _, n_heads, n, head_dim = shape
     made = [peers.random(1, n_heads, n, head_dim, dtype=dtype) for _ in range(4)]
-    dense = sum(peers.milliseconds(way(peers.sdpa("SDPA flash", True), *made[:n])[0])
-                for way, n in ((peers.forward, 3), (peers.backward, 4)))
+    attend = peers.sdpa("SDPA flash", True)
+    dense = sum(peers.milliseconds(job) for job, _ in (peers.forward(attend, *made[:3]), peers.backward(attend, *made)))
     q, k, v, dout = map(peers.shared, made)
     for name, (heads, choose) in by_content(q, k, group).items():
         if only and not name.startswith(tuple(only)):
@@ -156,6 +156,7 @@ def by_content(q, k, group):
     fewer, chunks = (q[:, :kv_heads], k[:, :kv_heads]), {"chunk_length": 64, "causal": True}
     return {
         "top_k, 64 keys": (kv_heads, lambda: patterns.top_k(*fewer, n_selected=64, causal=True)),
+        "top_k, 64 keys, each head": (kv_heads, lambda: patterns.top_k(q, fewer[1], n_selected=64, causal=True)),
         "gate, 16 blocks of 64": (kv_heads, lambda: patterns.from_block_scores(scores, block_size=(1, 64), k=16)),
         "NSA selection, 16 of 64": (kv_heads, lambda: patterns.nsa_selection(
             weights, n_kv_heads=kv_heads, n_tokens=n, compress_block=32, compress_stride=16, select_block=64,

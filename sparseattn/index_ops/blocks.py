@@ -134,9 +134,9 @@ def _parents(cells, line, col, large):
     """The number among `large`, cells of a multiple of the size, of that which each cell lies in; line and col: its
     row, counted through all, and column."""
     (n_q, n_k), (n_rows, n_cols) = (tuple(b // a for a, b in zip(cells.block_size, large.block_size))), large.grid
-    rows, lines = cells.grid[0], np.arange(cells.lead[0] * cells.lead[1] * cells.grid[0])
-    begin = (lines // max(rows, 1) * n_rows + lines % max(rows, 1) // n_q) * n_cols
-    return begin[line] + col // n_k
+    rows = cells.grid[0]
+    lead, row = np.divmod(np.arange(cells.lead[0] * cells.lead[1] * rows), max(rows, 1))
+    return ((lead * n_rows + row // n_q) * n_cols)[line] + col // n_k
 
 
 def count_reblocked(part, block_size):

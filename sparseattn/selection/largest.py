@@ -15,11 +15,6 @@ def text() -> str:
     return (importlib.resources.files(__package__) / "largest.cu").read_text()
 
 
-def options(bits) -> tuple[str, ...]:
-    """The compiler's options for scores of 32 or 64 bits."""
-    return "-std=c++17", f"-DSCORE_BITS={bits}"
-
-
 def of_rows(scores, n_selected, limits):
     """As `topk.top_of_rows`, of CuPy's scores. Nothing waits for the GPU."""
     xp, (n_rows, n_cols) = namespace(scores), scores.shape[-2:]
@@ -37,4 +32,4 @@ def of_rows(scores, n_selected, limits):
 @functools.cache
 def _kernel(xp, bits, device):
     """The kernel on a GPU, on which the caller works."""
-    return xp.RawModule(code=text(), options=options(bits)).get_function("largest")
+    return xp.RawModule(code=text(), options=("-std=c++17", f"-DSCORE_BITS={bits}")).get_function("largest")

@@ -8,7 +8,7 @@
 #ifndef ROW_SUMS
 #define ROW_SUMS 0
 #endif
-// BIAS_GRAD: how gradients of values are summed
+// BIAS_GRAD: how gradients of values are summed, the last one in the walk over queries, the others in that over keys
 #define OWN_VALUE 1   // a pair has a value of its own
 #define BY_VALUE 2    // whole numbers at the place of the value
 #define BY_SUM 3      // whole numbers at the sum of codes

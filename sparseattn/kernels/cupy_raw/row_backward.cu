@@ -218,7 +218,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
 #if ROW_SUMS
           row_sum[h] += d[0][at];
 #endif
-#if BIAS_GRAD
+#if BIAS_GRAD   // with KV a row of nobody has weights too, and blocks that share the columns of dk and dv have the same
           if (d[0][at] != 0.f && (!KV || t[h] >= 0 && blockIdx.z == 0)) add_to_values(d[0][at], options, shaping, sides[h], side, dvalues, grain);
 #endif
 #if SOFTCAP

@@ -394,7 +394,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #elif BIAS_GRAD
     if (slice == 0)
 #endif
-#if BIAS_GRAD
+#if BIAS_GRAD   // with KV a row of nobody has weights too
 #pragma unroll
       for (int m = 0; m < M; m++)
 #pragma unroll

@@ -19,6 +19,7 @@ class Summed:
         self.bias = None if shaped.bias is None else BiasGradient(options.bias, shaped.bias)
         self.sinks = None if options.sinks is None else SinkGradient(options.sinks)
         self.gradient = self.bias.bias.gradient if self.bias else 0
+        # whether sums over rows are needed, which give delta without the rounding of `out`
         self.in_rows = self.sinks is not None or of_walk(self.gradient, 1) != 0
 
     def constants(self):
@@ -85,7 +86,8 @@ class SinkGradient:
         self.sinks = sinks
 
     def finish(self, lse, delta):
-        """The gradient. lse of -inf: nothing was attended, sink included."""
+        """The gradient, of the delta that the kernel `deltas` leaves. lse of -inf: nothing was attended, sink included.
+        """
         xp = namespace(lse)
         shares = xp.exp(xp.where(lse == -xp.inf, lse, self.sinks[:, None] - lse))
         return -(shares * delta).sum(axis=(0, 2), dtype=xp.float64).astype(self.sinks.dtype)

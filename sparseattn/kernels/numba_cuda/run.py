@@ -36,9 +36,8 @@ ABSENT = {
     "x_order": ("int32", 1), "y_order": ("int32", 1), "values": ("float32", 1), "value_at": ("int64", 3),
     "labels": ("int32", 1), "x_codes": ("int32", 1), "y_codes": ("int32", 1), "carry": ("float32", 4),
     "carry1": ("float32", 4), "carry2": ("float32", 4), "lse": ("float32", 3), "dlse": ("float32", 3),
-    "dvalues": ("float32", 1), "row_sums": ("int64", 3), "sinks": ("float32", 1),
-    "grain": ("float64", 1), "part_out": ("float32", 3),
-    "part_lse": ("float32", 2), "part1": ("float32", 3), "part2": ("float32", 3),
+    "sinks": ("float32", 1), "dvalues": ("float32", 1), "row_sums": ("int64", 3), "grain": ("float64", 1),
+    "part_out": ("float32", 3), "part_lse": ("float32", 2), "part1": ("float32", 3), "part2": ("float32", 3),
 }
 FLAT = "values", "labels", "dvalues"  # read by place
 
