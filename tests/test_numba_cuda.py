@@ -157,20 +157,35 @@ def test_equal_calls_give_equal_bits(backend, cut):
 @pytest.mark.parametrize("kind", ["table", "pairs"])
 def test_launches_are_kept_and_read_the_bias_of_the_call(kind, backend):
     pattern, mask = scattered(6, 20, (1, 8))
-    arrays, counts = few(mask), []
     for seed in range(3):
         values = np.random.default_rng(seed).standard_normal((2, 5) if kind == "table" else mask.shape[1:])
         values = values.astype(np.float32)
         term = sa.bias.by_offset(values, left=2) if kind == "table" else values
         place = np.clip(test_bias.distances(*mask.shape[2:]) + 3, 0, 6)[0, 0]
         dense = np.pad(values, ((0, 0), (1, 1)))[:, place] if kind == "table" else values
-        out, lse = sa.attend(*arrays[:3], pattern, bias=term, return_lse=True, backend=backend)
-        got = sa.attend_backward(arrays[3], *arrays[:3], out, lse, pattern, bias=term, backend=backend)
-        assert np.allclose(out, oracle.attention(*arrays[:3], mask, bias=dense)[0], atol=1e-5)
-        exact = oracle.all_gradients(arrays[3], *arrays[:3], mask, bias=dense)
-        assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(got[:3], exact))
-        counts.append(len(pattern.memo.get("gpu plans", dict)))
-    assert counts == [2, 2, 2]
+        _both_ways(pattern, mask, backend, {"bias": term}, {"bias": dense})
+        assert len(pattern.memo.get("gpu plans", dict)) == 2
+
+
+@pytest.mark.skipif(not SIMULATED, reason="there calls are moved to the GPU, patterns with them")
+def test_launches_are_kept_and_read_the_seed_of_the_call(backend):
+    pattern, mask = scattered(6, 20, (1, 8))
+    for seed in (0, 5, 2**63):
+        weights = oracle.dropout_weights((1, 2, *mask.shape[2:]), 0.4, seed)
+        _both_ways(pattern, mask, backend, {"dropout": 0.4, "seed": seed}, {"weights": weights})
+        assert len(pattern.memo.get("gpu plans", dict)) == 2
+    _both_ways(pattern, mask, backend, {"dropout": 0.3, "seed": 0}, {"weights": oracle.dropout_weights(
+        (1, 2, *mask.shape[2:]), 0.3, 0)})
+
+
+def _both_ways(pattern, mask, backend, ours, theirs):
+    """A call with these options and its gradients are those of the oracle with its own."""
+    q, k, v, dout = few(mask)
+    out, lse = sa.attend(q, k, v, pattern, return_lse=True, backend=backend, **ours)
+    got = sa.attend_backward(dout, q, k, v, out, lse, pattern, backend=backend, **ours)
+    assert np.allclose(out, oracle.attention(q, k, v, mask, **theirs)[0], atol=1e-5)
+    exact = oracle.all_gradients(dout, q, k, v, mask, **theirs)
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(got[:3], exact))
 
 
 @pytest.mark.parametrize("backward", [False, True])

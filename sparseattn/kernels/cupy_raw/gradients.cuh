@@ -38,18 +38,16 @@ __device__ __forceinline__ float weight(float x) {
   return ex2(x);
 #endif
 }
-// One pair: what is exponentiated (over `factor`), s, becomes the weight that multiplies y2 (1 / kept of it), dP in d becomes
-// dS. No weight is above 1, whatever rounding says.
-__device__ __forceinline__ void pair_gradient(float& s, float& d, float lse, float delta, float factor, bool dropped, float kept) {
-  const float p = weight(fminf(fmaf(s, factor, -lse), 0.f));
+// What is exponentiated (over `factor`) becomes the weight of a pair. None is above 1, whatever rounding says.
+__device__ __forceinline__ void weigh(float& s, float lse, float factor) { s = weight(fminf(fmaf(s, factor, -lse), 0.f)); }
+// The weight in s becomes what multiplies y2 (1 / kept of it), dP in d becomes dS.
+__device__ __forceinline__ void pair_gradient(float& s, float& d, float delta, bool dropped, float kept) {
 #if DROPOUT
-  s = dropped ? 0.f : p;
-  const float gap = fmaf(dropped ? 0.f : d, kept, -delta);
+  d = s * fmaf(dropped ? 0.f : d, kept, -delta);
+  s = dropped ? 0.f : s;
 #else
-  s = p;
-  const float gap = d - delta;
+  d = s * (d - delta);
 #endif
-  d = p * gap;
 }
 
 #if BIAS_GRAD

@@ -77,7 +77,7 @@ def kernel(name: str, constants: tuple, shared: int, device: int) -> Kernel:
 class Launch:
     """A launch on the current stream, fixed but for the arrays that it is given by name.
 
-    Arrays are passed by address, those of rows with their steps, None as null.
+    Arrays are passed by address, those of rows with their steps, None as null; a number by name is the call's own.
     """
 
     def __init__(self, kernel: Kernel, grid, threads: int, shared: int, arguments, steps):
@@ -99,7 +99,7 @@ class Launch:
         values = self.values.copy()
         for place, name in self.named:
             x = arrays[name]
-            values[place] = 0 if x is None else x.data.ptr
+            values[place] = x if type(x) is int else 0 if x is None else x.data.ptr
         _own.size.value = self.kernel.pack.size
         self.kernel.pack.pack_into(_own.buffer, 0, *values)
         error = _driver()(self.kernel.function, *self.shape, cupy.cuda.get_current_stream().ptr, None, _own.extra)

@@ -213,7 +213,8 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
           dropped = is_dropped(options, sides[h], side);
 #endif
           s[0][at] = there ? s[0][at] : NEG_INF;
-          pair_gradient(s[0][at], d[0][at], second ? q.z : q.x, second ? q.w : q.y, factor, dropped, kept);
+          weigh(s[0][at], second ? q.z : q.x, factor);
+          pair_gradient(s[0][at], d[0][at], second ? q.w : q.y, dropped, kept);
           d[0][at] = there ? d[0][at] : 0.f;
 #if ROW_SUMS
           row_sum[h] += d[0][at];

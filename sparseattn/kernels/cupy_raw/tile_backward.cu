@@ -31,6 +31,7 @@ constexpr int STEPS = BLOCK_Y / COLS;            // of a block
 constexpr int WORDS = COLS / 32;                 // mask words of a row and step
 constexpr int BLOCK_WORDS = BLOCK_Y / 32;
 constexpr int X_BYTES = TILE_BYTES<ROWS>, Y_BYTES = TILE_BYTES<COLS>;
+constexpr bool EARLY = SLICES == 1 && !SOFTCAP;   // whether dP comes after the weights, which are then made beside its products
 constexpr int STATS_AT = 2 * X_BYTES + 2 * STAGES * Y_BYTES;
 constexpr int MASKS_AT = STATS_AT + STAGES * COLS * 8;
 constexpr int SWAP_AT = MASKS_AT + STAGES * ROWS * WORDS * 4;
@@ -314,16 +315,10 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     float s[M][COLS / 2], d[M][COLS / 2];
 #if SLICES == 1
     scores<M, COLS>(s, tx1, row, t1, lane);
-#if BIAS && !SOFTCAP
-    add_bias<M, COLS>(s, options, shaping, sides, present_sides, scale, lane);
-#endif
-    scores<M, COLS>(d, tx2, row, t2, lane);
+    if (!EARLY) scores<M, COLS>(d, tx2, row, t2, lane);
 #else
     scores<1, COLS>(s, slice ? tx2 : tx1, row, slice ? t2 : t1, lane);
     swap(s[0], d[0], slice, row, (float4*)(tiles + SWAP_AT) + row / 16 * COLS * 4 + lane);
-#endif
-#if BIAS || DROPOUT
-    if (thread < COLS) take_found();
 #endif
 #if SOFTCAP
 #if BIAS
@@ -343,27 +338,49 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #pragma unroll
       for (int i = 0; i < COLS / 2; i++) s[m][i] *= scale;
 #endif
-#if BIAS && (SOFTCAP || SLICES == 2)
+#if BIAS
     add_bias<M, COLS>(s, options, shaping, sides, present_sides, SOFTCAP ? 1.f : scale, lane);
 #endif
 #pragma unroll
     for (int m = 0; m < M; m++) {
       if (all) { attended[m][0] = attended[m][1] = true; continue; }
-      const Words<WORDS> bits[2] = {pairs.of(m, 0), pairs.of(m, 1)};
 #pragma unroll
-      for (int h = 0; h < 2; h++) attended[m][h] = attended[m][h] || bits[h].any();
-      apply_mask<COLS>(s[m], bits[0], bits[1], lane, nothing);
-      if (BIAS_GRAD) apply_mask<COLS>(d[m], bits[0], bits[1], lane, 0.f);   // a row of no pairs may hold NaN
+      for (int h = 0; h < 2; h++) attended[m][h] = attended[m][h] || pairs.of(m, h).any();
+      apply_mask<COLS>(s[m], pairs.of(m, 0), pairs.of(m, 1), lane, nothing);
     }
+    auto stats_of = [&](int j, int m) {   // lse and delta of two columns (KV) or of the thread's two rows
+      if (KV) return *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
+      return make_float4(row_stats[m][0].x, row_stats[m][0].y, row_stats[m][1].x, row_stats[m][1].y);
+    };
+    auto weigh_all = [&]() {   // s becomes weights
+#pragma unroll
+      for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int j = 0; j < COLS / 8; j++) {
+          const float4 q = stats_of(j, m);
+#pragma unroll
+          for (int i = 0; i < 4; i++) weigh(s[m][4 * j + i], (KV ? i % 2 : i / 2) ? q.z : q.x, factor);
+        }
+    };
+    if (EARLY) {
+      weigh_all();
+      scores<M, COLS>(d, tx2, row, t2, lane);
+    }
+#if BIAS || DROPOUT
+    if (thread < COLS) take_found();
+#endif
+#if BIAS_GRAD
+    if (!all)
+#pragma unroll
+      for (int m = 0; m < M; m++) apply_mask<COLS>(d[m], pairs.of(m, 0), pairs.of(m, 1), lane, 0.f);   // a row of no pairs may hold NaN
+#endif
 
     // s becomes the weights that multiply y2, d becomes dS times the slope of softcap
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
       for (int j = 0; j < COLS / 8; j++) {
-        float4 q;   // lse and delta of two columns (KV) or of the thread's two rows
-        if (KV) q = *(const float4*)(tiles + STATS_AT + (buffer * COLS + 8 * j + 2 * c) * 8);
-        else q = make_float4(row_stats[m][0].x, row_stats[m][0].y, row_stats[m][1].x, row_stats[m][1].y);
+        const float4 q = stats_of(j, m);
 #if DROPOUT
         Side two[2];
         present_sides.get(8 * j + 2 * c, two);
@@ -379,7 +396,8 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
 #if SOFTCAP && !BIAS
           const float u = s[m][at] * inverse, slope = fmaf(-u, u, 1.f);
 #endif
-          pair_gradient(s[m][at], d[m][at], second ? q.z : q.x, second ? q.w : q.y, factor, dropped, kept);
+          if (!EARLY) weigh(s[m][at], second ? q.z : q.x, factor);
+          pair_gradient(s[m][at], d[m][at], second ? q.w : q.y, dropped, kept);
 #if ROW_SUMS
           row_sum[m][h] += d[m][at];
 #endif

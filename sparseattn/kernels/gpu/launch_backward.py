@@ -22,7 +22,7 @@ def backward(target, dout, q, k, v, out, lse, pattern, scale, dlse, options):
     arrays = {"dout": dout, "q": q, "k": k, "v": v, "out": out}
     shaped = shaping(options, scale, pattern, *q.shape[:2])
     summed = Summed(options, shaped)
-    kind = None if shaped.kind is None else ("backward", target.name, shaped.kind, scale, options.sinks is not None)
+    kind = ("backward", target.name, shaped.kind, scale, options.sinks is not None)
     plan = plan_of(pattern, kind, arrays, lambda: _plan(target, arrays, pattern, scale, shaped, summed.constants()))
     for name in plan.copied:
         arrays[name] = readable(arrays[name])

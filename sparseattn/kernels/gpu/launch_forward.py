@@ -21,7 +21,7 @@ def forward(target, q, k, v, pattern, scale, out, options):
     arrays = {"q": q, "k": k, "v": v, "out": out}
     shaped = shaping(options, scale, pattern, *q.shape[:2])
     has_sinks = options.sinks is not None
-    kind = None if shaped.kind is None else ("forward", target.name, shaped.kind, scale, has_sinks)
+    kind = ("forward", target.name, shaped.kind, scale, has_sinks)
     plan = plan_of(pattern, kind, arrays, lambda: _plan(target, arrays, pattern, scale, shaped, has_sinks))
     for name in plan.copied:
         arrays[name] = _passed(name, arrays[name])

@@ -11,7 +11,7 @@ MOST = 64  # plans that a pattern keeps
 
 
 class Plan:
-    """Launches in order. An argument that is a string names an array of the call."""
+    """Launches in order. An argument that is a string names an array, or a number, of the call."""
 
     def __init__(self, target, arrays):
         self.target = target
@@ -33,7 +33,7 @@ class Plan:
         """Add a launch."""
         self.launches.append(self.target.bind(kernel, constants, grid, arguments, self.steps))
 
-    def run(self, xp, arrays: dict[str, Array]):
+    def run(self, xp, arrays: dict[str, Array | int]):
         """Launch all on the current stream, with these arrays and new scratch memory."""
         for name, shape, zeros in self.scratch:
             arrays[name] = (xp.zeros if zeros else xp.empty)(shape, xp.float32)
@@ -42,9 +42,7 @@ class Plan:
 
 
 def plan_of(pattern, kind, arrays, make) -> Plan:
-    """The plan of a kind of call, a key or None for one that is not met again, on arrays laid out like these."""
-    if kind is None:
-        return make()
+    """The plan of a kind of call, on arrays laid out like these."""
     gpu = gpu_of(arrays["q"])  # a pattern without parts is the same on every GPU, its kernels are not
     key = kind, gpu, tuple([(x.shape, x.strides, x.dtype, address(x) % 16) for x in arrays.values()])
     kept = pattern.memo.get("gpu plans", dict)

@@ -48,29 +48,27 @@ class Shaping(NamedTuple):
 
     @property
     def kind(self):
-        """What calls with equal options have in common; None where the next call's are others."""
-        if self.draws != NO_DRAWS:
-            return None
+        """What calls with equal options have in common, whatever the seed of dropout."""
         b = self.bias
-        if b is None:
-            return self.softcap, self.constants["SHAPED"]
-        return self.softcap, *self.constants.values(), b.low, b.high, b.q_step, b.k_step, b.gradient
+        own = () if b is None else (b.low, b.high, b.q_step, b.k_step, b.gradient)
+        return self.softcap, *self.draws[:2], *self.constants.values(), *own
 
     @property
     def arrays(self):
-        """The arrays of a call that the arguments name."""
-        return {} if self.bias is None else {name: getattr(self.bias, name) for name in NAMED}
+        """What the arguments name: the arrays of a call, and the word of its dropout."""
+        named = {} if self.bias is None else {name: getattr(self.bias, name) for name in NAMED}
+        return named | {"word": self.draws[2]}
 
     def arguments(self, kv):
         """The kernels' arguments; with keys as stationary rows the sides change places."""
         b = self.bias
         if b is None:
-            return self.softcap, None, None, None, None, None, 0, 0, 0, 0, *self.draws
+            return self.softcap, None, None, None, None, None, 0, 0, 0, 0, *self.draws[:2], "word"
         values, value_at, labels, *sides = NAMED
         steps = b.q_step, b.k_step
         if kv:
             sides, steps = sides[::-1], steps[::-1]
-        return self.softcap, values, value_at, labels, *sides, b.low, b.high, *steps, *self.draws
+        return self.softcap, values, value_at, labels, *sides, b.low, b.high, *steps, *self.draws[:2], "word"
 
 
 NAMED = "values", "value_at", "labels", "q_codes", "k_codes"
