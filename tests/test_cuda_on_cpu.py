@@ -13,7 +13,7 @@ import oracle
 import sparseattn as sa
 import test_options
 from sparseattn import dispatch, patterns
-from sparseattn.kernels.gpu import launch_backward, launch_forward
+from sparseattn.kernels.gpu import launch_backward, launch_forward, plan
 from test_attend import DTYPES, compared, drawn
 from test_bias import test_largest_gradient_of_a_table  # noqa: F401
 from test_gpu import WALKS, test_few_columns_of_float32_keep_every_bit  # noqa: F401
@@ -67,6 +67,15 @@ def test_options_together(build, mask, dtype, backend):
 def test_cut_rows(sizes, backend, cut):
     mask = oracle.dense(*sizes)
     compared(patterns.dense(*sizes), mask, *drawn(9, mask, (1, 1, 20, 20), np.float16, batch=1), backend)
+
+
+@pytest.mark.parametrize("build, mask", [(lambda: patterns.strided(40, stride=8), oracle.strided(40, stride=8)),
+                                         WALKS["rows"]], ids=["tiles", "rows"])
+def test_more_places_than_a_grid_has(build, mask, backend, cut, monkeypatch):
+    monkeypatch.setattr(plan, "MOST_PLACES", 3)
+    arrays = drawn(7, mask, (2, 1, 20, 20), np.float16, batch=2)
+    ours, theirs, counted = test_options.options_of(("bias", "sinks"), arrays[0], mask)
+    test_options.compared(build(), counted, arrays, ours, theirs, backend, binned=lambda ds: ds)
 
 
 def test_table_of_distances(backend):

@@ -16,6 +16,7 @@ import test_options
 from devices import CALLS, there_and_back, usable_or_skip
 from sparseattn import Pattern, dispatch, patterns
 from sparseattn.kernels import numba_cuda
+from sparseattn.kernels.gpu import plan
 from sparseattn.kernels.numba_cuda.shapes import SIMULATED
 from test_attend import drawn
 
@@ -73,6 +74,16 @@ def test_cut_rows(name, dtype, backend, cut):
                      "rows": lambda: scattered(3, 70, (1, 30))}[name]()
     arrays = drawn(4, mask, (2, 1, 12, 8), DTYPES[dtype], batch=1)
     sinks = np.linspace(-1, 1, arrays[0].shape[1]).astype(np.float32)
+    test_options.compared(pattern, mask, arrays, {"sinks": sinks}, {"sinks": sinks}, backend)
+
+
+@pytest.mark.parametrize("name", ["tiles", "rows"])
+def test_more_places_than_a_grid_has(name, backend, cut, monkeypatch):
+    monkeypatch.setattr(plan, "MOST_PLACES", 3)
+    pattern, mask = {"tiles": lambda: (patterns.dense(5, 70), oracle.dense(5, 70)),
+                     "rows": lambda: scattered(3, 70, (1, 30))}[name]()
+    arrays = drawn(4, mask, (2, 2, 8, 8), np.float32, batch=2)
+    sinks = np.linspace(-1, 1, 2).astype(np.float32)
     test_options.compared(pattern, mask, arrays, {"sinks": sinks}, {"sinks": sinks}, backend)
 
 

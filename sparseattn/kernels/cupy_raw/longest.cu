@@ -31,8 +31,9 @@ __device__ __forceinline__ float square_of(const element* row, int part, int wid
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-longest(Rows<const element> x, int batch, int n_heads, int n_rows, int width, u32* longest, int place) {
-  const element* rows = x.at(blockIdx.y / n_heads, blockIdx.y % n_heads);
+longest(Rows<const element> x, int batch, int n_heads, int n_rows, int width, u32* longest, int place, int first_place) {
+  const int number = first_place + (int)blockIdx.y;   // of the place
+  const element* rows = x.at(number / n_heads, number % n_heads);
   const int part = threadIdx.x % PARTS, first = blockIdx.x * ROWS_AT_ONCE * EACH + threadIdx.x / PARTS;
   float sums[EACH];
 #pragma unroll

@@ -8,12 +8,13 @@
 // shared: 0
 extern "C" __global__ void __launch_bounds__(128)
 merge(const int4* groups, const int2* group_at, const int* places, const int* x_order, int v_dim, int n_heads, int n_x, int rows,
-      int resumes, int keeps, int n_slots, Rows<element> out, Rows<float> carry, float* lse, const float* part_out, const float* part_lse) {
-  const int2 own = group_at[blockIdx.y];
+      int resumes, int keeps, int n_slots, Rows<element> out, Rows<float> carry, float* lse, const float* part_out, const float* part_lse, int first_place) {
+  const int number = first_place + (int)blockIdx.y;   // of the place
+  const int2 own = group_at[number];
   if ((int)blockIdx.x >= own.y) return;
   const int4 group = groups[own.x + blockIdx.x];   // row, first slot, slots
-  const int* place = places + 8 * blockIdx.y;
-  const i64 first = ((i64)blockIdx.y * n_slots + group.y) * rows;
+  const int* place = places + 8 * number;
+  const i64 first = ((i64)number * n_slots + group.y) * rows;
   const int used = BY_HEADS ? place[3] : rows, lane = threadIdx.x % 32;
   for (int r = blockIdx.z * 4 + threadIdx.x / 32; r < used; r += 4 * gridDim.z) {   // a warp takes a row
     const int token = token_at(x_order, place[6], BY_HEADS ? group.x : group.x * rows + r, n_x), head = place[1] + (BY_HEADS ? r : 0);

@@ -38,8 +38,9 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
              float softcap, const float* values, const i64* value_at, const int* labels, const code_t* x_codes, const code_t* y_codes,
              i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
              void* dvalues, u64* row_sums, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, Rows<float> carry1, Rows<float> carry2,
-             float* part1, float* part2) {
-  const int* place = places + 8 * blockIdx.y;
+             float* part1, float* part2, int first_place) {
+  const int number = first_place + (int)blockIdx.y;   // of the place
+  const int* place = places + 8 * number;
   if ((int)blockIdx.x >= place[5]) return;
   const int batch = place[0], x_head = place[1], y_head = place[2], repeat = place[3], x_at = place[6], y_at = place[7];
   const int4 item = items[place[4] + blockIdx.x];   // row, first, count, slot
@@ -267,7 +268,7 @@ row_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element>
       x *= f;
       y *= f;
       if (item.w >= 0) {
-        write_pair_f32(part + (((i64)blockIdx.y * n_slots + item.w) * ROWS + r) * width, col, width, x, y);
+        write_pair_f32(part + (((i64)number * n_slots + item.w) * ROWS + r) * width, col, width, x, y);
         continue;
       }
       result* to = out.at(batch, head_of(r)) + token * out.token;

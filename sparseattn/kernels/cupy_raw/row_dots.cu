@@ -24,10 +24,11 @@ __device__ __forceinline__ bool is_zero(const Tile& tile, int row) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 row_dots(Rows<const element> dout, Rows<const element> out, const float* lse, const float* dlse, int batch, int n_heads, int n_queries, int v_dim,
-         float unit, float2* stats) {
+         float unit, float2* stats, int first_place) {
+  const int number = first_place + (int)blockIdx.y;   // of the place
   extern __shared__ __align__(128) unsigned char tiles[];
   const Tile x = tile_at(shared_address(tiles), ROWS), y = tile_at(x.at + TILE_BYTES<ROWS>, ROWS);
-  const int b = blockIdx.y / n_heads, h = blockIdx.y % n_heads, first = blockIdx.x * ROWS;
+  const int b = number / n_heads, h = number % n_heads, first = blockIdx.x * ROWS;
   auto token = [&](int r) { return first + r < n_queries ? first + r : -1; };
   load_tile<ROWS, THREADS>(x.at, dout.at(b, h), dout.token, v_dim, token);
   load_tile<ROWS, THREADS>(y.at, out.at(b, h), out.token, v_dim, token);
@@ -47,7 +48,7 @@ row_dots(Rows<const element> dout, Rows<const element> out, const float* lse, co
     if (token(own) < 0) continue;
     float sum = r % 2 ? s[0][6 * i + 1] : s[0][6 * i];
     if (sum != sum && is_zero(y, own)) sum = 0.f;   // the out of a query without keys is 0, whatever its dout holds
-    const i64 at = (i64)blockIdx.y * n_queries + token(own);
+    const i64 at = (i64)number * n_queries + token(own);
     const float e = lse[at];
     const float counted = (float)(e * ((double)(unit * LOG_UNIT) / unit));
     stats[at] = e == NEG_INF ? make_float2(POS_INF, 0.f) : make_float2(counted, dlse ? sum - dlse[at] : sum);

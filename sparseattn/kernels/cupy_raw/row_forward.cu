@@ -30,8 +30,9 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
             int n_heads, int n_x, int n_y, float scale,
             float softcap, const float* values, const i64* value_at, const int* labels, const code_t* x_codes, const code_t* y_codes,
             i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
-            int resumes, int keeps, int n_slots, Rows<element> out, Rows<float> carry, float* lse, float* part_out, float* part_lse) {
-  const int* place = places + 8 * blockIdx.y;
+            int resumes, int keeps, int n_slots, Rows<element> out, Rows<float> carry, float* lse, float* part_out, float* part_lse, int first_place) {
+  const int number = first_place + (int)blockIdx.y;   // of the place
+  const int* place = places + 8 * number;
   if ((int)blockIdx.x >= place[5]) return;
   const int batch = place[0], x_head = place[1], y_head = place[2], repeat = place[3], y_at = place[7];
   const int4 item = items[place[4] + blockIdx.x];   // row, first, count, slot
@@ -172,7 +173,7 @@ row_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v,
   for (int w = 0; w < WARPS; w++) l += states[w * HEADS + row].y * factor(states[w * HEADS + row].x, top);
   float f = l == 0.f ? 0.f : (DROPOUT ? kept : 1.f) / l, e = log_sum(top, l, unit), old = 0.f;
   const i64 at = ((i64)batch * n_heads + head) * n_x + x_token;
-  const i64 part_row = ((i64)blockIdx.y * n_slots + item.w) * HEADS + row;
+  const i64 part_row = ((i64)number * n_slots + item.w) * HEADS + row;
   const float before = written && whole && resumes ? lse[at] : NEG_INF, higher = fmaxf(e, before);
   __syncwarp();   // all eight have read it before one of them writes
   if (before != NEG_INF) {

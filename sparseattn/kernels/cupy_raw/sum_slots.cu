@@ -16,14 +16,15 @@ typedef element result;
 
 extern "C" __global__ void __launch_bounds__(128)
 sum_slots(const int4* groups, const int2* group_at, const int* places, const int* x_order, int width, int n_x, int rows, int adds, int n_slots,
-          Rows<result> out, Rows<float> carry, const float* part) {
-  const int2 own = group_at[blockIdx.y];
+          Rows<result> out, Rows<float> carry, const float* part, int first_place) {
+  const int number = first_place + (int)blockIdx.y;   // of the place
+  const int2 own = group_at[number];
   if ((int)blockIdx.x >= own.y) return;
   const int4 group = groups[own.x + blockIdx.x];
-  const int* place = places + 8 * blockIdx.y;
+  const int* place = places + 8 * number;
   const int used = BY_HEADS ? place[3] : rows, fours = (width + 3) / 4;
   const i64 tile = (i64)rows * width;
-  const float* first = part + ((i64)blockIdx.y * n_slots + group.y) * tile;
+  const float* first = part + ((i64)number * n_slots + group.y) * tile;
   for (int i = blockIdx.z * 128 + threadIdx.x; i < used * fours; i += gridDim.z * 128) {
     const int r = i / fours, col = i % fours * 4;
     const int token = token_at(x_order, place[6], BY_HEADS ? group.x : group.x * rows + r, n_x);

@@ -59,7 +59,8 @@ def _plan(target, given, pattern, scale, shaped, summed):
         squares, n_rows = plan.memory("longest", (2,), zeros=True), math.prod(arrays["dout"].shape[:3])
         for place, x in enumerate(("dout", "v")):
             over_rows("longest", x, (x,), (squares, place))
-        plan.launch("grain", constants, (1, 1), (squares, "dlse", n_rows, shaped.draws[1], grain_bits(n_rows), "grain"))
+        plan.launch_once("grain", constants, (1, 1),
+                         (squares, "dlse", n_rows, shaped.draws[1], grain_bits(n_rows), "grain"))
     for kv in (0, 1):
         structures = layout.backward_structures(pattern, target, bits, bucket, kv)
         walks = [walk for structure in structures for walk in layout.walks(

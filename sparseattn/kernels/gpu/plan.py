@@ -8,6 +8,7 @@ from sparseattn.structure import Array
 from sparseattn.xp import address, gpu_of
 
 MOST = 64  # plans that a pattern keeps
+MOST_PLACES = 65535  # of a launch: what a grid has along y
 
 
 class Plan:
@@ -30,6 +31,12 @@ class Plan:
         return name
 
     def launch(self, kernel, constants, grid, arguments):
+        """Add the launches over a grid (of a place, places); the last argument is the first place of each."""
+        across, n_places = grid
+        for first in range(0, n_places, MOST_PLACES):
+            self.launch_once(kernel, constants, (across, min(n_places - first, MOST_PLACES)), (*arguments, first))
+
+    def launch_once(self, kernel, constants, grid, arguments):
         """Add a launch."""
         self.launches.append(self.target.bind(kernel, constants, grid, arguments, self.steps))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 DTYPES = ("float16", "bfloat16", "float32")
 WIDEST = 256  # head_dim
-PLACES = 65535  # batch items times heads
 
 
 def why_no_gpu() -> str | None:
@@ -27,7 +26,4 @@ def why_not_arrays(q, v) -> str | None:
         return f"q is {q.dtype}; convert q, k and v to one of {', '.join(DTYPES)}"
     if max(q.shape[3], v.shape[3]) > WIDEST:
         return f"head_dim is {q.shape[3]} in q and k, {v.shape[3]} in v; split them to at most {WIDEST} columns"
-    if q.shape[0] * q.shape[1] > PLACES:
-        return (f"q has {q.shape[0]} batch items of {q.shape[1]} heads, more than {PLACES} together; call it for fewer "
-                f"batch items at a time")
     return None

@@ -22,9 +22,10 @@ F32 = np.float32
 @functools.cache
 def make(c: Constants):
     """The kernel for these constants."""
-    def deltas(lse, dlse, sinks, row_sums, grain, batch, n_heads, n_queries, v_dim, stats):
+    def deltas(lse, dlse, sinks, row_sums, grain, batch, n_heads, n_queries, v_dim, stats, first_place):
         query = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-        b, h = cuda.blockIdx.y // n_heads, cuda.blockIdx.y % n_heads
+        number = first_place + cuda.blockIdx.y
+        b, h = number // n_heads, number % n_heads
         if query < n_queries:
             e = lse[b, h, query]
             if e != NEG_INF:

@@ -22,12 +22,13 @@ def make(c: Constants):
     """The kernel for these constants."""
     wide, shares_shape = widened(c.BITS, c.FP16), (DOWN, ACROSS + 1)
 
-    def longest(x, batch, n_heads, n_rows, width, longest, place):
+    def longest(x, batch, n_heads, n_rows, width, longest, place, first_place):
         thread = cuda.threadIdx.x
         own, part = thread // ACROSS, thread % ACROSS
         row = cuda.blockIdx.x * DOWN + own
         there = row < n_rows
-        b, h = cuda.blockIdx.y // n_heads, cuda.blockIdx.y % n_heads
+        number = first_place + cuda.blockIdx.y
+        b, h = number // n_heads, number % n_heads
         shares = cuda.shared.array(shares_shape, F32)
 
         total = ZERO

@@ -27,8 +27,8 @@ def make(c: Constants):
     by_heads, narrow = c.BY_HEADS, narrowed(c.BITS, c.FP16)
 
     def merge(groups, group_at, places, x_order, v_dim, n_heads, n_x, rows, resumes, keeps, n_slots, out, carry, lse,
-              part_out, part_lse):
-        number, place, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+              part_out, part_lse, first_place):
+        number, place, thread = cuda.blockIdx.x, first_place + cuda.blockIdx.y, cuda.threadIdx.x
         if number >= group_at[place, 1]:
             return
         group = group_at[place, 0] + number

@@ -23,12 +23,13 @@ def make(c: Constants):
     """The kernel for these constants."""
     wide, shares_shape = widened(c.BITS, c.FP16), (DOWN, ACROSS + 1)
 
-    def row_dots(dout, out, lse, dlse, batch, n_heads, n_queries, v_dim, unit, stats):
+    def row_dots(dout, out, lse, dlse, batch, n_heads, n_queries, v_dim, unit, stats, first_place):
         thread = cuda.threadIdx.x
         own, part = thread // ACROSS, thread % ACROSS
         query = cuda.blockIdx.x * DOWN + own
         there = query < n_queries
-        b, h = cuda.blockIdx.y // n_heads, cuda.blockIdx.y % n_heads
+        number = first_place + cuda.blockIdx.y
+        b, h = number // n_heads, number % n_heads
         shares = cuda.shared.array(shares_shape, F32)
 
         total = ZERO

@@ -38,8 +38,9 @@ def make(c: Constants):
 
     def row_forward(q, k, v, x_order, y_order, places, items, indices, mask_ids, masks, block_y, n_y_slots, head_dim,
                     v_dim, n_heads, n_x, n_y, scale, softcap, values, value_at, labels, x_codes, y_codes, low, high,
-                    x_step, y_step, limit, kept, word, resumes, keeps, n_slots, out, carry, lse, part_out, part_lse):
-        number, place, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+                    x_step, y_step, limit, kept, word, resumes, keeps, n_slots, out, carry, lse, part_out, part_lse,
+                    first_place):
+        number, place, thread = cuda.blockIdx.x, first_place + cuda.blockIdx.y, cuda.threadIdx.x
         if number >= places[place, 5]:
             return
         batch, x_head, y_head, repeat = places[place, 0], places[place, 1], places[place, 2], places[place, 3]

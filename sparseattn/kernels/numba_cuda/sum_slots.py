@@ -20,8 +20,8 @@ def make(c: Constants):
     """The kernel for these constants."""
     by_heads, narrow = c.BY_HEADS, narrowed(32 if c.OUT32 else c.BITS, c.FP16)
 
-    def sum_slots(groups, group_at, places, x_order, width, n_x, rows, adds, n_slots, out, carry, part):
-        number, place, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+    def sum_slots(groups, group_at, places, x_order, width, n_x, rows, adds, n_slots, out, carry, part, first_place):
+        number, place, thread = cuda.blockIdx.x, first_place + cuda.blockIdx.y, cuda.threadIdx.x
         if number >= group_at[place, 1]:
             return
         group = group_at[place, 0] + number
