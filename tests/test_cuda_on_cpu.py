@@ -13,7 +13,7 @@ import oracle
 import sparseattn as sa
 import test_options
 from sparseattn import dispatch, patterns
-from sparseattn.kernels.gpu import launch_backward, launch_forward, plan
+from sparseattn.kernels.gpu import launch_backward, launch_forward, plan, terms
 from test_attend import DTYPES, compared, drawn
 from test_bias import test_largest_gradient_of_a_table  # noqa: F401
 from test_gpu import WALKS, test_few_columns_of_float32_keep_every_bit  # noqa: F401
@@ -76,6 +76,17 @@ def test_more_places_than_a_grid_has(build, mask, backend, cut, monkeypatch):
     arrays = drawn(7, mask, (2, 1, 20, 20), np.float16, batch=2)
     ours, theirs, counted = test_options.options_of(("bias", "sinks"), arrays[0], mask)
     test_options.compared(build(), counted, arrays, ours, theirs, backend, binned=lambda ds: ds)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 1)], ids=["of all", "of batch items", "of heads"])
+def test_places_that_share_a_bias_take_turns(shape, backend, monkeypatch):
+    monkeypatch.setattr(terms, "TOGETHER", 2)
+    mask = oracle.strided(140, stride=8)
+    arrays = drawn(7, mask, (3, 3, 20, 20), np.float16, batch=2)
+    bias = np.random.default_rng(0).standard_normal((*shape, 140, 140)).astype(np.float32)
+    axes = tuple(axis for axis in (0, 1) if shape[axis] == 1)
+    test_options.compared(patterns.strided(140, stride=8), mask, arrays, {"bias": bias}, {"bias": bias}, backend,
+                          binned=lambda ds: ds.sum(axes, keepdims=True))
 
 
 def test_table_of_distances(backend):

@@ -87,6 +87,13 @@ def test_more_places_than_a_grid_has(name, backend, cut, monkeypatch):
     test_options.compared(pattern, mask, arrays, {"sinks": sinks}, {"sinks": sinks}, backend)
 
 
+def test_places_that_share_a_bias_take_turns(backend):
+    pattern, mask = patterns.causal(20), oracle.causal(20)
+    bias = np.random.default_rng(0).standard_normal((1, 2, 20, 20)).astype(np.float32)
+    test_options.compared(pattern, mask, drawn(4, mask, (2, 2, 8, 8), np.float32, batch=2), {"bias": bias},
+                          {"bias": bias}, backend, binned=lambda ds: ds.sum(0, keepdims=True))
+
+
 def test_dk_and_dv_of_cut_rows(backend, cut):
     for pattern, mask in ((patterns.dense(70, 5), oracle.dense(70, 5)), scattered(34, 20, (1, 20))):
         test_attend.compared(pattern, mask, *drawn(5, mask, (1, 1, 8, 12), np.float32, batch=1), backend)

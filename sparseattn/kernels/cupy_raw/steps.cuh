@@ -70,6 +70,15 @@ struct Options {
   i64 low, high, x_step, y_step;
   u32 limit, word;
 };
+// Which item of which place a thread block has. Blocks go through the items of a place, and so from place to place; but `together`
+// places that read the same values or labels, `apart` places from one to the next, take turns item by item, so the cache has them.
+struct Turn { int place, item; };
+__device__ __forceinline__ Turn turn_of(int first_place, int together, int apart) {
+  if (together == 1) return {first_place + (int)blockIdx.y, (int)blockIdx.x};
+  const u32 at = blockIdx.y * gridDim.x + blockIdx.x, all = together * gridDim.x, group = at / all, rest = at % all;
+  const u32 members = min((u32)together, gridDim.y - group * together);
+  return {first_place + (int)(group / apart * apart * together + group % apart + rest % members * apart), (int)(rest / members)};
+}
 // The options of one query head: what of them does not depend on tokens.
 struct Shaping {
   const float* values;   // where the head's values begin

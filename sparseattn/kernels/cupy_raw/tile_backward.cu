@@ -102,12 +102,12 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
               float softcap, const float* values, const i64* value_at, const int* labels, const code_t* x_codes, const code_t* y_codes,
               i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
               void* dvalues, u64* row_sums, const double* grain, int adds, int n_slots, Rows<result> out1, Rows<result> out2, Rows<float> carry1, Rows<float> carry2,
-              float* part1, float* part2, int first_place) {
-  const int number = first_place + (int)blockIdx.y;   // of the place
-  const int4 *place = (const int4*)places + 2 * number, who = place[0], where = place[1];
-  int4 item = items[blockIdx.x];   // row, first, count, slot; right where the place's begin the list, read meanwhile
-  if ((int)blockIdx.x >= where.y) return;
-  if (where.x) item = items[where.x + blockIdx.x];
+              float* part1, float* part2, int together, int apart, int first_place) {
+  const Turn turn = turn_of(first_place, BIAS == BY_CODE || BIAS == BY_LABEL ? together : 1, apart);
+  const int4 *place = (const int4*)places + 2 * turn.place, who = place[0], where = place[1];
+  int4 item = items[turn.item];   // row, first, count, slot; right where the place's begin the list, read meanwhile
+  if (turn.item >= where.y) return;
+  if (where.x) item = items[where.x + turn.item];
   const int batch = who.x, x_head = who.y, y_head = who.z, n_y_heads = who.w, x_at = where.z, y_at = where.w;
   const int steps = item.z * STEPS * (KV ? n_y_heads : 1);
   const Options options = {values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, word};
@@ -461,7 +461,7 @@ tile_backward(Rows<const element> x1, Rows<const element> x2, Rows<const element
     }
   const int own = x_token(row + lane % (16 * M));
   const bool whole = item.w < 0;
-  const i64 part_row = ((i64)number * n_slots + item.w) * ROWS + row;
+  const i64 part_row = ((i64)turn.place * n_slots + item.w) * ROWS + row;
   const u32 tile = (slice ? tx2 : tx1).from(row).at;
   write_results(sum1, scale, slice * W, head_dim, own, out1, carry1, batch, x_head, whole && adds, whole ? nullptr : part1 + part_row * head_dim, tile, lane);
 #if KV

@@ -41,12 +41,12 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
              int head_dim, int v_dim, int n_heads, int n_x, int n_y, float scale,
              float softcap, const float* values, const i64* value_at, const int* labels, const code_t* x_codes, const code_t* y_codes,
              i64 low, i64 high, i64 x_step, i64 y_step, u32 limit, float kept, u32 word,
-             int resumes, int keeps, int n_slots, Rows<element> out, Rows<float> carry, float* lse, float* part_out, float* part_lse, int first_place) {
-  const int number = first_place + (int)blockIdx.y;   // of the place
-  const int4 *place = (const int4*)places + 2 * number, who = place[0], where = place[1];
-  int4 item = items[blockIdx.x];   // row, first, count, slot; right where the place's begin the list, read meanwhile
-  if ((int)blockIdx.x >= where.y) return;
-  if (where.x) item = items[where.x + blockIdx.x];
+             int resumes, int keeps, int n_slots, Rows<element> out, Rows<float> carry, float* lse, float* part_out, float* part_lse, int together, int apart, int first_place) {
+  const Turn turn = turn_of(first_place, BIAS == BY_CODE || BIAS == BY_LABEL ? together : 1, apart);
+  const int4 *place = (const int4*)places + 2 * turn.place, who = place[0], where = place[1];
+  int4 item = items[turn.item];   // row, first, count, slot; right where the place's begin the list, read meanwhile
+  if (turn.item >= where.y) return;
+  if (where.x) item = items[where.x + turn.item];
   const int batch = who.x, head = who.y, y_head = who.z, x_at = where.z, y_at = where.w;
   const int steps = item.z * STEPS;
   const Options options = {values, value_at, labels, x_codes, y_codes, low, high, x_step, y_step, limit, word};
@@ -236,7 +236,7 @@ tile_forward(Rows<const element> q, Rows<const element> k, Rows<const element> v
       if (lane / 8 == 2 * m + h) state = other;
     }
   const bool whole = item.w < 0, there = whole && own >= 0;
-  const i64 at = ((i64)batch * n_heads + head) * n_x + own, part_row = ((i64)number * n_slots + item.w) * ROWS + row;
+  const i64 at = ((i64)batch * n_heads + head) * n_x + own, part_row = ((i64)turn.place * n_slots + item.w) * ROWS + row;
   float f = state.l == 0.f ? 0.f : (DROPOUT ? kept : 1.f) / state.l, found = log_sum(state.m, state.l, unit), old = 0.f;
   if (lane < 16 * M) {
     join(there && resumes ? lse[at] : NEG_INF, found, f, old);

@@ -107,10 +107,11 @@ def _launch(plan, number, kv, walk, constants, arrays, scale, shaped, adds, outs
              arrays[y[0]].shape[2])
     sums = [name if constants[key] else None for name, key in (("sums", "BIAS_GRAD"), ("row_sums", "ROW_SUMS"))]
     grain = "grain" if any(sums) else None
+    turns = () if is_row else shaped.turns(walk.n_places, arrays["q"].shape[0])
     plan.launch("row_backward" if is_row else "tile_backward", constants, (walk.n_items, walk.n_places),
                 (*x, *y, "stats", t.x_order, t.y_order, walk.places, walk.items, t.indices, t.mask_ids, t.masks,
                  *blocks, *sizes, scale, *shaped.arguments(kv), *sums, grain, adds, walk.n_slots, *_pair(outs),
-                 *_pair(carries), *_pair(pieces)))
+                 *_pair(carries), *_pair(pieces), *turns))
     if walk.n_groups:
         constants = {**constants, "BY_HEADS": int(is_row and not kv)}
         for out, carry, like, piece in zip(outs, carries, likes, pieces):

@@ -64,7 +64,7 @@ def _plan(target, given, pattern, scale, shaped, has_sinks):
     for i, walk in enumerate(walks):
         resumes = RESUMES if i else AFTER_SINKS if has_sinks else NEW
         keeps = (ONLY_KEEPS if covers_last else KEEPS) if narrow and i + 1 < len(walks) else 0
-        _launch(plan, i, constants, walk, arrays, scale, shaped.arguments(0), resumes, keeps, carry)
+        _launch(plan, i, constants, walk, arrays, scale, shaped, resumes, keeps, carry)
     return plan
 
 
@@ -80,8 +80,9 @@ def _launch(plan, number, constants, walk, arrays, scale, shaped, resumes, keeps
     results = resumes, keeps, walk.n_slots, "out", carry, "lse", *pieces
     start = "q", "k", "v", t.x_order, t.y_order, walk.places, walk.items, t.indices, t.mask_ids, t.masks
     between = (part.block_size[1], part.n_k_slots) if is_row else (t.live,)
-    plan.launch("row_forward" if is_row else "tile_forward", {**constants, "ROWS": rows},
-                (walk.n_items, walk.n_places), (*start, *between, *sizes, scale, *shaped, *results))
+    turns = () if is_row else shaped.turns(walk.n_places, q.shape[0])
+    plan.launch("row_forward" if is_row else "tile_forward", {**constants, "ROWS": rows}, (walk.n_items, walk.n_places),
+                (*start, *between, *sizes, scale, *shaped.arguments(0), *results, *turns))
     if walk.n_groups:
         plan.launch("merge", {**constants, "ROWS": rows, "BY_HEADS": int(is_row)}, (walk.n_groups, walk.n_places),
                     (walk.groups, walk.group_at, walk.places, t.x_order, v.shape[3], q.shape[1], q.shape[2], rows,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from sparseattn.kernels.gpu.plan import MOST, contiguous_steps
+from sparseattn.kernels.gpu.plan import MOST, MOST_PLACES, contiguous_steps
 from sparseattn.options import Options
 from sparseattn.structure import Array
 from sparseattn.xp import namespace
 
 NEAR = 1 << 30  # places below it are 32-bit numbers
 ANYWHERE = 2 * NEAR - 1  # no limit of them
+TOGETHER = 16  # places that take turns: enough to share what they read, few enough to keep their keys in the cache
 WRAP = 0xFFFFFFFF  # draws are numbers modulo 2**32
 BY_CODE, BY_LABEL, BY_TABLE, BY_CLIPPED = 1, 2, 3, 4  # kinds of bias; see the kernels
 OWN_VALUE, BY_VALUE, BY_SUM = 1, 2, 3  # how gradients are summed: not, by value, by sum of codes
@@ -36,6 +37,7 @@ class FlatBias(NamedTuple):
     k_step: int
     gradient: int
     sums: tuple  # the shape of the sums of gradients
+    lead: tuple | None = None  # (1 | batch, 1 | n_heads) of what has a number of its own for each pair
 
 
 class Shaping(NamedTuple):
@@ -50,7 +52,7 @@ class Shaping(NamedTuple):
     def kind(self):
         """What calls with equal options have in common, whatever the seed of dropout."""
         b = self.bias
-        own = () if b is None else (b.low, b.high, b.q_step, b.k_step, b.gradient)
+        own = () if b is None else (b.low, b.high, b.q_step, b.k_step, b.gradient, b.lead)
         return self.softcap, *self.draws[:2], *self.constants.values(), *own
 
     @property
@@ -69,6 +71,17 @@ class Shaping(NamedTuple):
         if kv:
             sides, steps = sides[::-1], steps[::-1]
         return self.softcap, values, value_at, labels, *sides, b.low, b.high, *steps, *self.draws[:2], "word"
+
+
+    def turns(self, n_places, batch):
+        """(together, apart): how many places, batch item after batch item, take turns item by item because they read
+        the same numbers, and how many lie from one of them to the next."""
+        if self.bias is None or self.bias.lead is None or n_places > MOST_PLACES:
+            return 1, 1
+        by_batch, by_head = (size > 1 for size in self.bias.lead)
+        if by_head:
+            return (1, 1) if by_batch else (batch, n_places // batch)
+        return min(n_places // batch if by_batch else n_places, TOGETHER), 1
 
 
 NAMED = "values", "value_at", "labels", "q_codes", "k_codes"
@@ -159,7 +172,7 @@ def _array(xp, shape, batch, n_heads, n_queries, n_keys):
     at = _value_at(xp, batch, n_heads, *steps[:2])
     own = shape == (batch, n_heads, n_queries, n_keys)
     codes = _codes(xp, n_queries, n_keys, *steps[2:])
-    return FlatBias(BY_CODE, None, at, None, *codes, 0, 0, 0, 0, OWN_VALUE if own else BY_VALUE, shape)
+    return FlatBias(BY_CODE, None, at, None, *codes, 0, 0, 0, 0, OWN_VALUE if own else BY_VALUE, shape, shape[:2])
 
 
 def _table(xp, term, shape, batch, n_heads, *_):
@@ -194,7 +207,8 @@ def _of_pairs(xp, shape, labels, batch, n_heads, n_queries, n_keys):
     at[:, :, 2] = _value_at(xp, batch, n_heads, *steps[:2])[:, :, 0]
     codes = _codes(xp, n_queries, n_keys, *steps[2:], wide=n_tables * n_labels >= NEAR)
     most = ANYWHERE if codes[0].dtype == xp.int32 else ANYWHERE**2
-    return FlatBias(BY_LABEL, None, at, None, *codes, -most, most, 0 if n_tables == 1 else n_labels, 0, BY_VALUE, shape)
+    return FlatBias(BY_LABEL, None, at, None, *codes, -most, most, 0 if n_tables == 1 else n_labels, 0, BY_VALUE, shape,
+                    labels[:2])
 
 
 def _value_at(xp, batch, n_heads, batch_step, head_step):

@@ -40,6 +40,19 @@ def exp_of(x):
     return chosen(x < LOWEST, ZERO, (y * (r * r) + r + ONE) * power)
 
 
+# ---- places that share a bias ----
+@cuda.jit(device=True)
+def turn_of(x, y, across, down, together, apart):
+    """(place, item of it) of thread block (x, y) of a grid: `together` places, `apart` from one to the next, take turns
+    item by item."""
+    if together == 1:
+        return y, x
+    at, of_group = y * across + x, together * across
+    group, rest = at // of_group, at % of_group
+    members = min(together, down - group * together)
+    return group // apart * apart * together + group % apart + rest % members * apart, rest // members
+
+
 # ---- softcap, bias, dropout ----
 @cuda.jit(device=True)
 def draw(word, number):

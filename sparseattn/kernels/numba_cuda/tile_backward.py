@@ -44,8 +44,9 @@ def make(c: Constants):
     def tile_backward(x1, x2, y1, y2, stats, x_order, y_order, places, items, indices, mask_ids, masks, live,
                       head_dim, v_dim, n_heads, n_x, n_y, scale, softcap, values, value_at, labels, x_codes, y_codes,
                       low, high, x_step, y_step, limit, kept, word, dvalues, row_sums, grain, adds, n_slots,
-                      out1, out2, carry1, carry2, part1, part2, first_place):
-        number, place, thread = cuda.blockIdx.x, first_place + cuda.blockIdx.y, cuda.threadIdx.x
+                      out1, out2, carry1, carry2, part1, part2, together, apart, first_place):
+        place, number = steps.turn_of(cuda.blockIdx.x, cuda.blockIdx.y, cuda.gridDim.x, cuda.gridDim.y, together, apart)
+        place, thread = first_place + place, cuda.threadIdx.x
         if number >= places[place, 5]:
             return
         batch, x_head = places[place, 0], places[place, 1]
