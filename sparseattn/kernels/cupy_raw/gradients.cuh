@@ -5,6 +5,12 @@
 #ifndef BIAS_GRAD
 #define BIAS_GRAD 0
 #endif
+#ifndef KV
+#define KV 0
+#endif
+#ifndef OUT32
+#define OUT32 0
+#endif
 #ifndef ROW_SUMS
 #define ROW_SUMS 0
 #endif

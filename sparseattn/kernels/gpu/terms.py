@@ -37,6 +37,11 @@ class FlatBias(NamedTuple):
     gradient: int
     sums: tuple  # the shape of the sums of gradients
 
+    @property
+    def shared(self):
+        """Whether all batch items have the same values, and all heads."""
+        return self.sums[0] == 1, self.sums[1] == 1
+
 
 class Shaping(NamedTuple):
     """What kernels are told of a call's options."""
@@ -54,7 +59,7 @@ class Shaping(NamedTuple):
         b = self.bias
         if b is None:
             return self.softcap, self.constants["SHAPED"]
-        return self.softcap, *self.constants.values(), b.low, b.high, b.q_step, b.k_step, b.gradient
+        return self.softcap, *self.constants.values(), b.low, b.high, b.q_step, b.k_step, b.gradient, b.shared
 
     @property
     def arrays(self):
