@@ -194,7 +194,8 @@ def _tile_values(c, memory):
         cols = entries * BLOCK_Y
         warp_rows = 32 if c["BITS"] == 16 and n == 128 and entries == 2 else 16
         shared = buffers * (n + cols) * _halved_row_bytes(c) + staged * 4 * n * cols
-        shape = Shape({"ENTRIES": entries, "STAGED": staged, "BUFFERS": buffers, "WARP_ROWS": warp_rows},
+        shape = Shape({"ENTRIES": entries, "STAGED": staged, "BUFFERS": buffers, "WARP_ROWS": warp_rows,
+                       "HALVES": int(c["BITS"] == 32)},
                       32 * n // warp_rows * entries, shared, 2 // entries,
                       declared=-(-(n * (28 + 8 * entries) + 17 * cols) // 128) * 128)
         if shape.threads <= 256 and shape.shared + shape.declared <= memory:

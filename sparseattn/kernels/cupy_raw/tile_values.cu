@@ -97,7 +97,7 @@ tile_values(Rows<const element> q, Rows<const element> dout, Rows<const element>
   const u32 shared = shared_address(tiles), second = shared + (BUFFERS - 1) * PAIR_BYTES;
   const Tile tq = tile_at(shared, ROWS), tk = tile_at(shared + X_BYTES, COLS), tdout = tile_at(second, ROWS), tv = tile_at(second + X_BYTES, COLS);
 
-  int4 next = places[0];   // batch item, head, k/v head
+  int4 next = places[0];   // batch item, head, k/v head, whether that or the batch item is not the one of the place before
   const Shaping shaping = shaping_of(options, next.x, next.y, n_heads);   // where values begin is the same for all places
   for (int i = thread; i < COLS; i += THREADS) {   // whole warps
     const int e = i / N;
@@ -117,18 +117,19 @@ tile_values(Rows<const element> q, Rows<const element> dout, Rows<const element>
 
   auto x_token = [&](int r) { return x_tokens[r]; };
   auto y_token = [&](int r) { return y_tokens[r]; };
-  // The tiles of place number `place`, who it is in `next`; those of keys stay where the place before had the same.
-  auto fetch_qk = [&](int place, bool fresh) {
+  next.w = 1;
+  // The tiles of place number `place`; those of keys stay where the place before had the same.
+  auto fetch_qk = [&](int place) {
     if (place < who.y) {
       load_tile<ROWS, THREADS>(tq.at, q.at(next.x, next.y), q.token, head_dim, x_token);
-      if (fresh) load_tile<COLS, THREADS>(tk.at, k.at(next.x, next.z), k.token, head_dim, y_token);
+      if (next.w) load_tile<COLS, THREADS>(tk.at, k.at(next.x, next.z), k.token, head_dim, y_token);
     }
     commit();
   };
-  auto fetch_dv = [&](int place, const int4& at, bool fresh) {
+  auto fetch_dv = [&](int place, const int4& at) {
     if (place < who.y) {
       load_tile<ROWS, THREADS>(tdout.at, dout.at(at.x, at.y), dout.token, v_dim, x_token);
-      if (fresh) load_tile<COLS, THREADS>(tv.at, v.at(at.x, at.z), v.token, v_dim, y_token);
+      if (at.w) load_tile<COLS, THREADS>(tv.at, v.at(at.x, at.z), v.token, v_dim, y_token);
       for (int i = thread; i < ROWS; i += THREADS) {
         float2& to = row_stats[place % 2][i];
         if (x_tokens[i] >= 0) copy_small<8>(shared_address(&to), stats + ((i64)at.x * n_heads + at.y) * n_x + x_tokens[i]);
@@ -137,19 +138,14 @@ tile_values(Rows<const element> q, Rows<const element> dout, Rows<const element>
     }
     commit();
   };
-  fetch_qk(0, true);
-  if (BUFFERS == 2) fetch_dv(0, next, true);
+  fetch_qk(0);
+  if (BUFFERS == 2) fetch_dv(0, next);
   for (int i = thread; i < ENTRIES * ROWS; i += THREADS) {
     const int e = i / ROWS, r = i % ROWS, mask = e < n_entries ? mask_ids[entry + e] : 0;
 #pragma unroll
     for (int w = 0; w < WORDS; w++)
       attended[e][r].w[w] = x_tokens[r] < 0 ? 0u : there[e * WORDS + w] & (mask ? masks[((i64)mask * ROWS + r) * WORDS + w] : ~0u);
   }
-  code_t codes[M][2];
-#pragma unroll
-  for (int m = 0; m < M; m++)
-#pragma unroll
-    for (int h = 0; h < 2; h++) codes[m][h] = row_codes[row + 16 * m + 8 * h + lane / 4];
 #if STAGED
   float4* const own_values = (float4*)(tiles + VALUES_AT) + warp * (M * N / 8) * 32 + lane;   // read by the thread that writes them
 #pragma unroll
@@ -158,7 +154,7 @@ tile_values(Rows<const element> q, Rows<const element> dout, Rows<const element>
     columns[own].get(8 * j + 2 * c, two);
 #pragma unroll
     for (int m = 0; m < M; m++) {
-      auto value = [&](int h, int i) { return value_of(options, shaping, {codes[m][h], 0, 0u}, two[i]); };
+      auto value = [&](int h, int i) { return value_of(options, shaping, {row_codes[row + 16 * m + 8 * h + lane / 4], 0, 0u}, two[i]); };
       own_values[32 * (m * N / 8 + j)] = make_float4(value(0, 0), value(0, 1), value(1, 0), value(1, 1));
     }
   }
@@ -182,34 +178,32 @@ tile_values(Rows<const element> q, Rows<const element> dout, Rows<const element>
   for (int m = 0; m < M; m++)
 #pragma unroll
     for (int i = 0; i < N / 2; i++) sums[m][i] = 0.f;
-  bool fresh = true, next_fresh = true;   // whether the keys of the present place are not those of the one before, of the next
   int4 present;
   // Before S, before dP, and behind it: tiles are there or done with, others are fetched.
   auto begin = [&](int place) {
     present = next;
-    fresh = next_fresh;
     wait_for<BUFFERS - 1>();
     split_tile<ROWS, THREADS>(tq);
-    if (fresh) split_tile<COLS, THREADS>(tk);
+    if (present.w) split_tile<COLS, THREADS>(tk);
     __syncthreads();
     next = places[min(place + 1, who.y - 1)];
+    if (BUFFERS == 1) next.w = 1;
   };
   auto go_on = [&](int place) {
     if (BUFFERS == 1) {
       __syncthreads();
-      fetch_dv(place, present, true);
+      fetch_dv(place, present);
     }
     wait_for<0>();
     split_tile<ROWS, THREADS>(tdout);
-    if (fresh) split_tile<COLS, THREADS>(tv);
+    if (present.w) split_tile<COLS, THREADS>(tv);
     __syncthreads();
-    next_fresh = BUFFERS == 1 || next.x != present.x || next.z != present.z;
-    if (BUFFERS == 2) fetch_qk(place + 1, next_fresh);
+    if (BUFFERS == 2) fetch_qk(place + 1);
   };
   auto end = [&](int place) {
     __syncthreads();
-    if (BUFFERS == 2) fetch_dv(place + 1, next, next_fresh);
-    else fetch_qk(place + 1, true);
+    if (BUFFERS == 2) fetch_dv(place + 1, next);
+    else fetch_qk(place + 1);
   };
 
   if (!some) {   // the block's other warps need what this one reads
@@ -235,9 +229,10 @@ tile_values(Rows<const element> q, Rows<const element> dout, Rows<const element>
     for (int m = 0; m < M; m++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        sides[m][h].code = codes[m][h];
+        const int r = row + 16 * m + 8 * h + lane / 4;
+        sides[m][h].code = row_codes[r];
 #if DROPOUT
-        sides[m][h].word = draw(drawn.draw, x_tokens[row + 16 * m + 8 * h + lane / 4]);
+        sides[m][h].word = draw(drawn.draw, x_tokens[r]);
 #endif
       }
 #endif
@@ -297,5 +292,10 @@ tile_values(Rows<const element> q, Rows<const element> dout, Rows<const element>
 #pragma unroll
       for (int i = 0; i < N / 2; i++) sums[m][i] += d[m][i];
   }
+  code_t codes[M][2];
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) codes[m][h] = row_codes[row + 16 * m + 8 * h + lane / 4];
   add_sums(sums, codes, columns[own], dvalues + shaping.sums, grain[0], lane);
 }

@@ -63,7 +63,7 @@ class Walk(NamedTuple):
 class SharedWalk(NamedTuple):
     """A launch over a structure in tiles that takes places with the same pairs and values of a bias together.
 
-    places: batch item, head, k/v head, 0. groups: first place, number of them, x_at, y_at, first item, number of them,
+    places: batch item, head, k/v head, whether that or the batch item is not the one of the place before. groups: first place, number of them, x_at, y_at, first item, number of them,
     0, 0. items: row, first entry, entries, 0.
     """
 
@@ -252,6 +252,7 @@ def _shared_walk(pattern, structure, batch, n_heads, n_kv_heads, shared, convert
     groups[:, 2:4], groups[:, 4], groups[:, 5] = kinds[kind, 2:4], first[lead[kind]], counts[lead[kind]]
     places = np.zeros((len(found), 4), np.int32)
     places[:, :3] = found[order, :3]
+    places[:, 3] = np.diff(places[:, [0, 2]], axis=0, prepend=-1).any(axis=1)
     return SharedWalk(structure, tables(pattern, structure, convert), convert(places), convert(groups), convert(items),
                       len(groups), int(groups[:, 5].max(initial=0)))
 
