@@ -95,11 +95,13 @@ from test_goldens_selection import (
 from test_options import (
     test_16_bit_bias_and_sinks,
     test_all_together,
+    test_array_that_is_shared,
     test_bias_of_minus_infinity_leaves_pairs_out,
     test_dropped_pairs,
     test_dropped_pairs_do_not_depend_on_blocks_orders_or_threads,
     test_each_alone,
     test_empty_rows_have_the_sink,
+    test_equal_calls_give_equal_gradients_of_a_shared_array,
     test_grouped_heads_drop_by_query_head,
     test_merge_of_parts_takes_sinks_in_one_of_them,
     test_missing_axes_are_batch_and_head_0,

@@ -72,7 +72,8 @@ def _plan(target, given, pattern, scale, shaped, summed):
     if has_walk(constants["BIAS"], constants["BIAS_GRAD"]):
         for structure in layout.backward_structures(pattern, target, bits, bucket, 0):
             if not structure.is_row:
-                walk = layout.shared_walk(pattern, structure, batch, n_heads, k.shape[1], shaped.bias.shared, converter(q))
+                sizes = batch, n_heads, k.shape[1]
+                walk = layout.shared_walk(pattern, structure, *sizes, shaped.bias.shared, converter(q))
                 _add_shared(plan, walk, constants, arrays, scale, shaped)
     return plan
 

@@ -63,8 +63,8 @@ class Walk(NamedTuple):
 class SharedWalk(NamedTuple):
     """A launch over a structure in tiles that takes places with the same pairs and values of a bias together.
 
-    places: batch item, head, k/v head, whether that or the batch item is not the one of the place before. groups: first place, number of them, x_at, y_at, first item, number of them,
-    0, 0. items: row, first entry, entries, 0.
+    places: batch item, head, k/v head, whether that or the batch item is not the one of the place before. groups: first
+    place, number of them, x_at, y_at, first item, number of them, 0, 0. items: row, first entry, entries, 0.
     """
 
     structure: Structure
@@ -108,10 +108,18 @@ def _kept(pattern, *sizes):
 
 
 def _structures(pattern, rows, most_keys, block_y, turned):
-    parts = pattern.T.parts if turned else pattern.parts
+    parts = _turned(pattern).parts if turned else pattern.parts
     groups = [[part] for part in parts] if pattern.memo.get("repeats", lambda: False) else [parts]
     return tuple(found for group in groups
                  for found in _joined(group, pattern.n_heads, rows, most_keys, block_y, turned))
+
+
+def _turned(pattern):
+    """The pattern of (key, query) pairs. Ranges that ask for blocks of one query are tiles in it too, as they are in
+    the pattern: the gradient of values that pairs share has a walk over queries for tiles, not for rows."""
+    parts = tuple(replace(p, block_size=None) if isinstance(p, Ranges) and p.block_size and p.block_size[0] == 1 else p
+                  for p in pattern.parts)
+    return pattern.T if all(a is b for a, b in zip(parts, pattern.parts)) else replace(pattern, parts=parts).T
 
 
 def _joined(parts, n_heads, rows, most_keys, block_y, turned):
