@@ -25,7 +25,7 @@ def all_of(memory, kernel, bits, bucket):
 
 
 @pytest.mark.parametrize("memory", [SMALL, MIDDLE, LARGE])
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [*KERNELS, "tile_values"])
 def test_shapes_fit(kernel, memory):
     for bits, bucket in itertools.product((16, 32), BUCKETS):
         for _, shape in all_of(memory, kernel, bits, bucket):
@@ -56,6 +56,7 @@ def test_what_was_measured_is_kept_where_it_fits(kernel):
 @pytest.mark.parametrize("kernel, bits, bucket, rows, threads, shared", [
     ("tile_forward", 16, 128, 128, 128, 69632), ("tile_forward", 32, 128, 128, 256, 135168),
     ("tile_backward", 16, 128, 128, 256, 142336), ("tile_backward", 32, 128, 128, 256, 204288),
+    ("tile_values", 16, 128, 128, 256, 204800), ("tile_values", 32, 256, 64, 128, 149504),
     ("row_forward", 16, 256, 16, 128, 144384), ("row_backward", 32, 256, 64, 128, 166912)])
 def test_shapes_of_large_cards(kernel, bits, bucket, rows, threads, shared):
     constants = {"HEAD_DIM": bucket, "BITS": bits, "ROWS": rows, "KV": 1}

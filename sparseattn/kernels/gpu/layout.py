@@ -20,7 +20,8 @@ from sparseattn.structure import Array, BlockCSR, Ranges, is_listed
 from sparseattn.xp import namespace, on_cpu
 
 SHARES = 396  # a row is cut if it has more than this share of all blocks: three work items each on a GPU of today
-LEAST_PLACES = 4  # places that a thread block has at least where it shares those of an item
+LEAST_PLACES = 4  # places that a thread block has at least where several share those of an item
+TALL = 12  # rows whose items come one after the other: a GPU works on about as many rows as columns at a time
 LEAST = 2048  # moving rows that a piece of a cut row has at least
 THIN = 1.25  # smaller tiles are taken where larger ones would hold more than this many times their pairs
 
@@ -271,11 +272,11 @@ def _entry_pairs(lines):
     pairs = -(-sizes // 2)
     line = repeated(pairs.ravel())
     number = np.arange(line.size) - (np.cumsum(pairs) - pairs.ravel())[line]
-    items = np.zeros((line.size, 4), np.int32)
-    items[:, 0], items[:, 1] = line % max(sizes.shape[1], 1), lines[:, :-1].ravel()[line] + 2 * number
-    items[:, 2] = np.minimum(sizes.ravel()[line] - 2 * number, 2)
+    lead, row = np.divmod(line, max(sizes.shape[1], 1))
+    first, count = lines[:, :-1].ravel()[line] + 2 * number, np.minimum(sizes.ravel()[line] - 2 * number, 2)
+    items = np.stack([row, first, count, 0 * row], axis=1).astype(np.int32)
     counts = pairs.sum(axis=1)
-    return items, np.cumsum(counts) - counts, counts
+    return items[np.lexsort((row, number, row // TALL, lead))], np.cumsum(counts) - counts, counts
 
 
 def _places(structure, batch, n_heads, n_kv_heads, pattern_heads, kv):
