@@ -7,15 +7,15 @@
 // is added to once, not once a place. Within a thread sums are of float32, in the order of places; what blocks add is whole
 // numbers. So equal calls give equal bits.
 //
-// Grid: (most items of a group, groups, 2 / ENTRIES). Threads: 32 for each 16 * M rows of a block of keys. Each warp has those
-// and the 64 keys of one of the ENTRIES blocks, which are next to each other in the row's list.
+// Grid: (most items of a group, groups, 2 / ENTRIES). An item is a row and one or two entries of it, next to each other in its
+// list. Threads: 32 for each WARP_ROWS queries of each of ENTRIES blocks of keys; a warp has those and all 64 keys.
 // What tokens, masks and values of the bias are is looked up once for all places. With BUFFERS = 2, q and k of the next place
-// arrive while dP is computed, dout and v while S is. With 1 they take turns in the same memory.
+// arrive while dP and the weights are computed, its dout and v during the weights and S. With 1 they take turns in the same
+// memory. Keys that the next place has too, of grouped heads, are not read again.
+// Not measured yet. 128 keys a block, since each place's tiles are read from the cache for two products alone; 32 queries a warp
+// read shared memory less often; with that a thread has 192 sums, so an SM has room for one thread block.
 // shared: BUFFERS * (ROWS + COLS) * row_bytes, with STAGED 4 * ROWS * COLS more, for the values, where row_bytes = HEAD_DIM *
 //   BITS / 8 + 16, in float32 of 32 columns 64 more
-#ifndef STAGED
-#define STAGED 0
-#endif
 
 constexpr int N = 64;                            // keys of a block and of a warp
 constexpr int M = WARP_ROWS / 16;                // 16-row tiles of a warp

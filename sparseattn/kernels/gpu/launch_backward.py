@@ -1,4 +1,5 @@
-"""From a call to the backward kernels: delta, a walk for dq, one for dk and dv, and the sums of cut rows."""
+"""From a call to the backward kernels: delta, a walk for dq, one for dk and dv, the sums of cut rows, and a walk for an
+array that heads or batch items share."""
 
 from __future__ import annotations
 
