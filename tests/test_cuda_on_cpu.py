@@ -102,6 +102,28 @@ def test_table_of_distances(backend):
     assert np.abs(got - exact).max() <= 4e-3 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("name, backend", [
+    ("heads and batch", LARGE), ("heads", LARGE), ("heads of unlike patterns", LARGE), ("tiles and rows", LARGE),
+    ("wide heads", SMALL)], indirect=["backend"], ids=str)
+def test_array_that_is_shared(name, backend):
+    test_options.test_array_that_is_shared(name, backend)
+
+
+def test_nan_of_a_query_without_weight(backend):
+    """A query all of whose pairs have a bias of -inf gives an array nothing."""
+    mask, pattern = oracle.causal(140), patterns.causal(140)
+    q, k, v, dout = drawn(8, mask, (4, 2, 40, 24), np.float16)
+    bias = np.random.default_rng(1).standard_normal((140, 140)).astype(np.float32)
+    bias[17] = -np.inf
+    results = []
+    for junk in (0, np.nan):
+        dout[:, 1:, 17] = junk
+        out, lse = sa.attend(q, k, v, pattern, bias=bias, return_lse=True)
+        results.append(sa.attend_backward(dout, q, k, v, out, lse, pattern, bias=bias).dbias)
+    np.testing.assert_array_equal(*results)
+    assert not results[0][17].any() and results[0][18].any()
+
+
 def test_rows_of_unlike_size(backend):
     """In float32 each row is as exact as its own numbers allow, beside rows of the tile 2**50 times as large."""
     mask, pattern = oracle.causal(70), patterns.causal(70)

@@ -95,11 +95,13 @@ from test_goldens_selection import (
 from test_options import (
     test_16_bit_bias_and_sinks,
     test_all_together,
+    test_array_that_is_shared,
     test_bias_of_minus_infinity_leaves_pairs_out,
     test_dropped_pairs,
     test_dropped_pairs_do_not_depend_on_blocks_orders_or_threads,
     test_each_alone,
     test_empty_rows_have_the_sink,
+    test_equal_calls_give_equal_gradients_of_a_shared_array,
     test_grouped_heads_drop_by_query_head,
     test_merge_of_parts_takes_sinks_in_one_of_them,
     test_missing_axes_are_batch_and_head_0,
@@ -244,6 +246,24 @@ def test_bias_over_many_tiles(name, kind, dtype, on_gpu):
         bound = 1e-5 if name == "lse" or dtype == "float32" else 2 * float(ml_dtypes.finfo(DTYPES[dtype]).eps)
         # sums of whole diagonals: what is off by rounding `out` to 16 bits adds up
         assert np.abs(a - b).max() <= (4 if name == "dbias" else 1) * bound * np.abs(b).max(), name
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("shape", [(1, 1, True, True), (2, 1, True, True), (1, 8, True, True), (1, 1, False, True)],
+                         ids=["by heads and batch", "by heads", "by batch", "by queries too"])
+@pytest.mark.parametrize("n, width, name", [(1500, 128, "causal"), (900, 64, "strided"), (1500, 96, "window"),
+                                            (300, 192, "causal"), (300, 256, "window"), (900, 32, "causal")])
+def test_shared_arrays_over_many_tiles(n, width, name, shape, dtype, on_gpu):
+    """Of grouped heads: the gradient of an array beside that in float32 on the CPU, its bits those of another call."""
+    pattern = {"strided": lambda: patterns.strided(n, stride=50), "causal": lambda: patterns.causal(n),
+               "window": lambda: patterns.sliding_window(n, left=130)}[name]()
+    arrays = arrays_there(3, np.ones((1, 1, n, n), bool), (8, 4, width, width), dtype)
+    shape = *shape[:2], *(n if whole else 1 for whole in shape[2:])
+    bias = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    there, again = (both_ways(*arrays, pattern.to("cuda"), on_gpu, bias=moved(bias))[-1].get() for _ in range(2))
+    wanted = both_ways_here(*(x.get().astype(np.float32) for x in arrays), pattern, bias=bias)[-1].astype(np.float64)
+    assert there.tobytes() == again.tobytes()
+    assert np.abs(there - wanted).max() <= 2e-5 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("walk", [*WALKS, "dense"])

@@ -7,6 +7,7 @@ import families
 from sparseattn import patterns
 from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.target import ROW_KEYS, Target
+from test_options import ranges_of_single_queries
 
 LAYOUTS = [(1, 1), (2, 1), (2, 2), (6, 2)]  # query heads a pattern head, and of them those that share a k/v head
 
@@ -59,6 +60,33 @@ def visit_place(met, written, walk, place, kv, group):
         assert all(slots_seen[s] == row for s in range(first_slot, first_slot + n))
 
 
+def visited_for_values(pattern, sizes, shared, batch, n_heads, n_kv_heads):
+    """How often each pair is met by the walks that make the gradient of an array with values that places share: rows by
+    that over keys, tiles by one of their own."""
+    over_keys = layout.backward_structures(pattern, target(*sizes), 16, 64, 1)
+    met, _ = visited(pattern, [s for s in over_keys if s.is_row], 1, batch, n_heads, n_kv_heads)
+    for structure in layout.backward_structures(pattern, target(*sizes), 16, 64, 0):
+        if structure.is_row:
+            continue
+        walk = layout.shared_walk(pattern, structure, batch, n_heads, n_kv_heads, shared, np.asarray)
+        assert walk.n_groups == len(walk.groups) and walk.n_items == max(walk.groups[:, 5])
+        t, part = walk.tables, structure.part
+        for first_place, n_places, x_at, y_at, first_item, n_items, _, _ in walk.groups:
+            places = walk.places[first_place:first_place + n_places]
+            assert n_places > 0 and all(len(set(places[:, i])) == 1 for i in (0, 1) if not shared[i])
+            changed = [1, *(places[1:, [0, 2]] != places[:-1, [0, 2]]).any(axis=1)]
+            assert np.array_equal(places[:, 2], places[:, 1] * n_kv_heads // n_heads)
+            assert np.array_equal(places[1:, 3], changed[1:])
+            for row, first, count, _ in walk.items[first_item:first_item + n_items]:
+                x = tokens(t.x_order, x_at, row * structure.rows + np.arange(structure.rows), part.n_q_slots)
+                for entry in range(first, first + count):
+                    y = tokens(t.y_order, y_at, t.indices[entry] * sizes[1] + np.arange(sizes[1]), part.n_k_slots)
+                    i, j = np.nonzero(mask(t, structure, entry, y_at, *part.block_size) & (x >= 0)[:, None] & (y >= 0))
+                    for batch_item, head in places[:, :2]:
+                        np.add.at(met, (batch_item, head, x[i], y[j]), 1)
+    return met
+
+
 def tokens(order, at, slots, n):
     return np.where(slots < n, slots, -1) if order is None else order[at + slots]
 
@@ -92,6 +120,25 @@ def test_every_pair_once(number, sizes):
         met, _ = visited(pattern, structures, kv or 0, batch, n_heads, n_kv_heads)
         whole = dense[np.arange(batch) * dense.shape[0] // batch][:, np.arange(n_heads) * dense.shape[1] // n_heads]
         assert np.array_equal(met, whole), ("forward", "dq", "dk dv")[(kv is not None) + (kv or 0)]
+    shared = [(True, True), (True, False), (False, True)][number % 3]
+    met = visited_for_values(pattern, sizes, shared, batch, n_heads, n_kv_heads)
+    assert np.array_equal(met, whole), "values"
+
+
+def test_ranges_of_single_queries_are_tiles_in_both_faces():
+    pattern, dense = ranges_of_single_queries()
+    met = visited_for_values(pattern, ((64,), 64, 64), (True, True), 2, 2, 1)
+    assert np.array_equal(met, np.broadcast_to(dense, met.shape))
+
+
+def test_few_items_share_their_places():
+    pattern = patterns.causal(100)
+    structure, = layout.backward_structures(pattern, target((64,), 64), 16, 64, 0)
+    walk = layout.shared_walk(pattern, structure, 3, 7, 7, (True, True), np.asarray)
+    assert walk.n_items == 2 and 4 <= len(walk.groups) == -(-21 // layout.LEAST_PLACES)
+    assert walk.groups[:, 1].sum() == 21 and np.ptp(walk.groups[:, 1]) <= 1
+    met = visited_for_values(pattern, ((64,), 64, 64), (True, True), 3, 7, 7)
+    assert np.array_equal(met, np.broadcast_to(pattern.to_dense(), met.shape))
 
 
 @pytest.mark.parametrize("kv", [0, 1])

@@ -25,7 +25,7 @@ def all_of(memory, kernel, bits, bucket):
 
 
 @pytest.mark.parametrize("memory", [SMALL, MIDDLE, LARGE])
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [*KERNELS, "tile_values"])
 def test_shapes_fit(kernel, memory):
     for bits, bucket in itertools.product((16, 32), BUCKETS):
         for _, shape in all_of(memory, kernel, bits, bucket):
@@ -56,6 +56,7 @@ def test_what_was_measured_is_kept_where_it_fits(kernel):
 @pytest.mark.parametrize("kernel, bits, bucket, rows, threads, shared", [
     ("tile_forward", 16, 128, 128, 128, 69632), ("tile_forward", 32, 128, 128, 256, 135168),
     ("tile_backward", 16, 128, 128, 256, 142336), ("tile_backward", 32, 128, 128, 256, 204288),
+    ("tile_values", 16, 128, 128, 256, 204800), ("tile_values", 32, 256, 64, 128, 149504),
     ("row_forward", 16, 256, 16, 128, 144384), ("row_backward", 32, 256, 64, 128, 166912)])
 def test_shapes_of_large_cards(kernel, bits, bucket, rows, threads, shared):
     constants = {"HEAD_DIM": bucket, "BITS": bits, "ROWS": rows, "KV": 1}
@@ -84,9 +85,10 @@ def test_layouts_have_the_rows_of_their_kernels(bits, bucket):
 
 def without_room(variants):
     """Those of 16 bits, without what takes memory that few cards have: values of a bias, two blocks for the gradient of
-    queries."""
+    queries, large tiles for that of an array."""
     return [(name, {key: value for key, value in constants.items() if key != "STAGED"}) for name, constants in variants
-            if constants["BITS"] == 16 and (name, constants.get("KV")) != ("tile_backward", 0)]
+            if constants["BITS"] == 16 and name != "tile_values"
+            and (name, constants.get("KV")) != ("tile_backward", 0)]
 
 
 def test_a_small_card_asks_for_kernels_of_its_own():

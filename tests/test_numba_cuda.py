@@ -160,6 +160,19 @@ def test_labels_with_a_table_a_query(name, backend):
                             pattern, mask, few(mask), backend)
 
 
+@pytest.mark.parametrize("axes", [(0, 1), (0,), (1,), (0, 1, 2)], ids=["heads and batch", "batch", "heads", "queries"])
+@pytest.mark.parametrize("name", ["tiles", "several tiles", "rows"])
+def test_arrays_that_are_shared(name, axes, backend):
+    several = {"several tiles": lambda: (patterns.strided(40, stride=8), oracle.strided(40, stride=8))}
+    pattern, mask = (SMALL | several)[name]()
+    arrays = drawn(9, mask, (2, 2, 8, 8), np.float32)
+    bias = np.random.default_rng(1).standard_normal((2, 2, *mask.shape[2:])).astype(np.float32)
+    bias = bias[tuple(slice(1 if axis in axes else None) for axis in range(4))]
+    test_options.compared(pattern, mask, arrays, {"bias": bias, "dropout": 0.3, "seed": 5},
+                          {"bias": bias, "weights": oracle.dropout_weights((2, 2, *mask.shape[2:]), 0.3, 5)}, backend,
+                          binned=lambda ds: ds.sum(axes, keepdims=True))
+
+
 def test_equal_calls_give_equal_bits(backend, cut):
     pattern, mask = scattered(3, 70, (1, 30))
     q, k, v, dout = drawn(8, mask, (2, 2, 8, 8), np.float32, batch=1)

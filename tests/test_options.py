@@ -157,6 +157,68 @@ def test_shapes_and_strides_of_an_array(name, dtype, backend):
     assert np.allclose(out, oracle.attention(q, k, v, mask, bias=given)[0], atol=5e-3 if dtype == "float16" else 1e-5)
 
 
+def ranges_of_single_queries():
+    """Ranges that ask for blocks of one query, and whose transpose is not of ranges."""
+    first, size = np.random.default_rng(0).integers(0, 50, (2, 90))
+    keys = np.arange(100)
+    mask = (keys >= first[:, None]) & (keys <= (first + size)[:, None])
+    return Pattern.from_ranges(first, np.minimum(first + size + 1, 100), 100).reblock((1, 1)), mask[None, None]
+
+
+def tiles_and_rows():
+    causal, single = oracle.causal(140), oracle.scattered(140, 140, 0.03)
+    rows = Pattern.from_mask((single & ~causal)[0, 0], block_size=(1, 16))
+    return patterns.causal(140) | rows, causal | single
+
+
+def named(name):
+    return lambda: (CASES[name].build(), CASES[name].mask)
+
+
+# pattern and mask; axes along which all have one value; layout, dtype, options
+SHARED = {
+    "heads and batch": (lambda: (patterns.causal(140), oracle.causal(140)), (0, 1), (4, 2, 40, 24), "float16", ()),
+    "batch": (named("strided(100, stride=16)"), (0,), (2, 2, 20, 40), "bfloat16", ("softcap",)),
+    "heads": (named("sliding_window(70, 101, left=4, right=4, dilation=7)"), (1,), (2, 1, 30, 20), "float32",
+              ("dropout",)),
+    "queries too": (named("causal(20, 50, offset=[-5, 30])"), (0, 1, 2), (3, 3, 16, 16), "float32", ()),
+    "keys too": (named("sliding_window(64, left=7, right=3)"), (0, 1, 3), (2, 1, 16, 16), "float32", ("sinks",)),
+    "heads of unlike patterns": (named("per head: window, strided, window, causal"), (0, 1), (2, 2, 64, 64), "float16",
+                                 ("dropout", "sinks")),
+    "wide heads": (lambda: (patterns.causal(70), oracle.causal(70)), (0, 1), (2, 1, 130, 192), "float16", ()),
+    "tiles and rows": (tiles_and_rows, (0, 1), (2, 2, 16, 16), "float16", ()),
+    "ranges of single queries": (ranges_of_single_queries, (0, 1), (2, 2, 16, 16), "float16", ()),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_array_that_is_shared(name, backend):
+    """By what its name says. Its values are -inf at some pairs, at all of one query, and NaN where nobody attends."""
+    build, axes, layout, dtype, chosen = SHARED[name]
+    pattern, mask = build()
+    arrays = drawn(0, mask, layout, DTYPES[dtype])
+    ours, theirs, _ = options_of(chosen, arrays[0], mask)
+    n_heads, rng = arrays[0].shape[1], np.random.default_rng(0)
+    whole = np.broadcast_to(mask[:, np.arange(n_heads) * mask.shape[1] // n_heads], (2, n_heads, *mask.shape[2:]))
+    met = whole.any(axes, keepdims=True)
+    bias = np.where(met, rng.standard_normal(met.shape), np.nan).astype(np.float32)
+    if met.shape[2] > 1 and "sinks" not in chosen:
+        if met.shape[3] > 1:
+            bias[met & (rng.random(met.shape) < 0.1)] = -np.inf
+        bias[:, :, 17] = -np.inf
+    ours["bias"] = theirs["bias"] = bias
+    compared(pattern, mask, arrays, ours, theirs, backend, binned=lambda ds: ds.sum(axes, keepdims=True))
+
+
+def test_equal_calls_give_equal_gradients_of_a_shared_array(backend):
+    q, k, v, dout = drawn(0, oracle.causal(140), (8, 2, 20, 20), np.float32)
+    bias = np.random.default_rng(0).standard_normal((140, 140)).astype(np.float32)
+    for given in (bias, bias[:1]):
+        first, second = (sa.vjp(q, k, v, patterns.causal(140), bias=given, backend=backend)[1](dout).dbias
+                         for _ in range(2))
+        assert first.tobytes() == second.tobytes()
+
+
 def test_16_bit_bias_and_sinks(backend):
     mask = oracle.causal(40)
     q, k, v, dout = drawn(0, mask, (2, 1, 16, 16), ml_dtypes.bfloat16)

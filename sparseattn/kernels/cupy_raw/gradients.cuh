@@ -5,10 +5,17 @@
 #ifndef BIAS_GRAD
 #define BIAS_GRAD 0
 #endif
+#ifndef KV
+#define KV 0
+#endif
+#ifndef OUT32
+#define OUT32 0
+#endif
 #ifndef ROW_SUMS
 #define ROW_SUMS 0
 #endif
-// BIAS_GRAD: how gradients of values are summed, the last one in the walk over queries, the others in that over keys
+// BIAS_GRAD: how gradients of values are summed, the last one in the walk over queries, the others in that over keys; in tiles
+// BY_VALUE of an array in tile_values.cu
 #define OWN_VALUE 1   // a pair has a value of its own
 #define BY_VALUE 2    // whole numbers at the place of the value
 #define BY_SUM 3      // whole numbers at the sum of codes

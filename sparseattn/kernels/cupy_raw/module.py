@@ -34,8 +34,9 @@ def source(name: str) -> str:
     """The text of a kernel's file with the shared ones in front: CuPy's disk cache does not notice changes of
     headers."""
     folder = importlib.resources.files(__package__)
-    shared = ("tiles.cuh", "products.cuh", "steps.cuh", *(("gradients.cuh",) if name.endswith("backward") else ()))
-    return "\n".join((folder / file).read_text() for file in (*shared, f"{name}.cu"))
+    more = ("gradients.cuh",) if name.endswith(("backward", "values")) else ()
+    files = "tiles.cuh", "products.cuh", "steps.cuh", *more, f"{name}.cu"
+    return "\n".join((folder / file).read_text() for file in files)
 
 
 @functools.cache

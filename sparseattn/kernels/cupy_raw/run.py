@@ -6,7 +6,7 @@ import functools
 import itertools
 
 from sparseattn.kernels.cupy_raw import shapes
-from sparseattn.kernels.gpu.summed import of_walk
+from sparseattn.kernels.gpu.summed import has_walk, of_walk
 from sparseattn.kernels.gpu.target import BUCKETS, Target
 from sparseattn.kernels.gpu.terms import BY_CLIPPED, BY_CODE, BY_LABEL, BY_SUM, BY_TABLE, BY_VALUE, OWN_VALUE
 
@@ -21,6 +21,7 @@ CONSTANTS = {
     "grain": ("HEAD_DIM", "BITS"),
     "deltas": ("HEAD_DIM", "BITS"),
     "tile_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
+    "tile_values": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "BIAS_GRAD", *SHAPING),
     "row_backward": ("HEAD_DIM", "BITS", "FP16", "WIDE", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "sum_slots": ("HEAD_DIM", "BITS", "FP16", "WIDE", "OUT32", "BY_HEADS"),
 }
@@ -80,10 +81,12 @@ def _is_asked_for(memory, name, c):
         return False
     if c.get("CODE64") and c["BIAS"] not in (BY_CODE, BY_LABEL) or c.get("ROW_SUMS") and c["KV"]:
         return False
+    if name == "tile_values":
+        return has_walk(c["BIAS"], c["BIAS_GRAD"])
     if not name.endswith("backward"):
         return True
     sums = {0: (0,), BY_CODE: (OWN_VALUE, BY_VALUE), BY_LABEL: (BY_VALUE,), BY_TABLE: (BY_SUM,), BY_CLIPPED: (BY_SUM,)}
-    found = {of_walk(gradient, c["KV"]) for gradient in sums[c["BIAS"]]}
+    found = {of_walk(c["BIAS"], gradient, c["KV"], name == "row_backward") for gradient in sums[c["BIAS"]]}
     return c["BIAS_GRAD"] in found and (c["KV"] or c["ROW_SUMS"] or c["BIAS"] not in (BY_CODE, BY_LABEL))
 
 

@@ -89,6 +89,7 @@ class Shape(NamedTuple):
 
 def rows(memory, name, bits, columns, kv):
     """Stationary rows that the tiles of a kernel may have, the preferred number first."""
+    name = "tile_backward" if name == "tile_values" else name  # walks its structures
     return (16,) if name == "row_backward" and not kv else _rows(_entry(memory, name, bits, columns))
 
 
@@ -98,6 +99,8 @@ def shape_of(memory, name, constants) -> Shape:
         return _row_dots(constants)
     if name == "grain":
         return Shape({}, THREADS, declared=THREADS // 8)
+    if name == "tile_values":
+        return _tile_values(constants, memory)
     if name not in _KERNELS:
         return Shape({}, THREADS, slices=SPREAD if name in ("merge", "sum_slots") else 1)
     shape = _KERNELS[name][0](_entry(memory, name, constants["BITS"], constants["HEAD_DIM"]), constants)
@@ -181,6 +184,23 @@ def _backward_walk(c, cols, stages, slices, ctas=1, warp_rows=16):
                  "HALVES": int(c["BITS"] == 32), "CTAS": ctas, "WARP_ROWS": warp_rows}
     return Shape(constants, 32 * n * slices // warp_rows, shared + (4 * n * cols if slices == 2 else 0),
                  declared=_declared(cols, 4, 2, 16 * places + 128))
+
+
+def _tile_values(c, memory):
+    """The first of some shapes, by their blocks of keys, whether values of the bias are kept, and tiles of each array,
+    that fits with at most 256 threads: more would have too few registers."""
+    n = c["ROWS"]
+    for entries, staged, buffers in ((2, 1, 2), (2, 0, 2), (1, 1, 2), (1, 0, 2), (1, 1, 1), (1, 0, 1)):
+        cols = entries * BLOCK_Y
+        warp_rows = 32 if c["BITS"] == 16 and n == 128 and entries == 2 else 16
+        shared = buffers * (n + cols) * _halved_row_bytes(c) + staged * 4 * n * cols
+        shape = Shape({"ENTRIES": entries, "STAGED": staged, "BUFFERS": buffers, "WARP_ROWS": warp_rows,
+                       "HALVES": int(c["BITS"] == 32)},
+                      32 * n // warp_rows * entries, shared, 2 // entries,
+                      declared=-(-(n * (28 + 8 * entries) + 17 * cols) // 128) * 128)
+        if shape.threads <= 256 and shape.shared + shape.declared <= memory:
+            break
+    return shape
 
 
 def _row_forward(entry, c):

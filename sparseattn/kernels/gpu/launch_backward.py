@@ -1,4 +1,5 @@
-"""From a call to the backward kernels: delta, a walk for dq, one for dk and dv, and the sums of cut rows."""
+"""From a call to the backward kernels: delta, a walk for dq, one for dk and dv, the sums of cut rows, and a walk for an
+array that heads or batch items share."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import math
 from sparseattn.kernels.gpu import layout
 from sparseattn.kernels.gpu.arrays import constants_of, converter, readable
 from sparseattn.kernels.gpu.plan import Plan, contiguous_steps, plan_of
-from sparseattn.kernels.gpu.summed import Summed, grain_bits, of_walk
+from sparseattn.kernels.gpu.summed import Summed, grain_bits, has_walk, of_walk
 from sparseattn.kernels.gpu.target import bucket_of
 from sparseattn.kernels.gpu.terms import shaping
 from sparseattn.xp import namespace
@@ -70,6 +71,12 @@ def _plan(target, given, pattern, scale, shaped, summed):
         _add_walks(plan, kv, walks, constants, arrays, scale, shaped)
         if not kv and summed["ROW_SUMS"]:
             over_rows("deltas", "dout", ("lse", "dlse", "sinks", "row_sums", "grain"), ("stats",))
+    if has_walk(constants["BIAS"], constants["BIAS_GRAD"]):
+        for structure in layout.backward_structures(pattern, target, bits, bucket, 0):
+            if not structure.is_row:
+                sizes = batch, n_heads, k.shape[1]
+                walk = layout.shared_walk(pattern, structure, *sizes, shaped.bias.shared, converter(q))
+                _add_shared(plan, walk, constants, arrays, scale, shaped)
     return plan
 
 
@@ -100,7 +107,7 @@ def _launch(plan, number, kv, walk, constants, arrays, scale, shaped, adds, outs
     rows, is_row = walk.structure.rows, walk.structure.is_row
     pieces = [plan.memory(f"{name} {number}", (walk.n_places * walk.n_slots, rows, arrays[like].shape[3]))
               for name, like in zip(SIDES[kv][2], likes)]
-    constants = {**constants, "ROWS": rows, "BIAS_GRAD": of_walk(constants["BIAS_GRAD"], kv),
+    constants = {**constants, "ROWS": rows, "BIAS_GRAD": of_walk(constants["BIAS"], constants["BIAS_GRAD"], kv, is_row),
                  "ROW_SUMS": 0 if kv else constants["ROW_SUMS"]}
     blocks = (*part.block_size, part.n_q_slots, part.n_k_slots) if is_row else (t.live,)
     sizes = (arrays[x[0]].shape[3], arrays[x[1]].shape[3], arrays["q"].shape[1], arrays[x[0]].shape[2],
@@ -118,6 +125,16 @@ def _launch(plan, number, kv, walk, constants, arrays, scale, shaped, adds, outs
             plan.launch("sum_slots", constants, (walk.n_groups, walk.n_places),
                         (walk.groups, walk.group_at, walk.places, t.x_order, arrays[like].shape[3],
                          arrays[x[0]].shape[2], rows, adds, walk.n_slots, out, carry, piece))
+
+
+def _add_shared(plan, walk, constants, arrays, scale, shaped):
+    """The walk over queries that adds up the gradient of values that places share."""
+    t = walk.tables
+    sizes = (arrays["q"].shape[3], arrays["v"].shape[3], *arrays["q"].shape[1:3], arrays["k"].shape[2])
+    if walk.n_items and walk.n_groups:
+        plan.launch("tile_values", {**constants, "ROWS": walk.structure.rows}, (walk.n_items, walk.n_groups),
+                    ("q", "dout", "k", "v", "stats", t.x_order, t.y_order, walk.groups, walk.places, walk.items,
+                     t.indices, t.mask_ids, t.masks, t.live, *sizes, scale, *shaped.arguments(0), "sums", "grain"))
 
 
 def _pair(names):

@@ -20,6 +20,8 @@ from sparseattn.structure import Array, BlockCSR, Ranges, is_listed
 from sparseattn.xp import namespace, on_cpu
 
 SHARES = 396  # a row is cut if it has more than this share of all blocks: three work items each on a GPU of today
+LEAST_PLACES = 4  # places that a thread block has at least where several share those of an item
+TALL = 12  # rows whose items come one after the other: a GPU works on about as many rows as columns at a time
 LEAST = 2048  # moving rows that a piece of a cut row has at least
 THIN = 1.25  # smaller tiles are taken where larger ones would hold more than this many times their pairs
 
@@ -59,6 +61,22 @@ class Walk(NamedTuple):
     covers: bool  # writes every row of the stationary heads it is about, which are all
 
 
+class SharedWalk(NamedTuple):
+    """A launch over a structure in tiles that takes places with the same pairs and values of a bias together.
+
+    places: batch item, head, k/v head, whether that or the batch item is not the one of the place before. groups: first
+    place, number of them, x_at, y_at, first item, number of them, 0, 0. items: row, first entry, entries, 0.
+    """
+
+    structure: Structure
+    tables: Tables
+    places: Array
+    groups: Array
+    items: Array
+    n_groups: int
+    n_items: int  # most of a group
+
+
 def forward_structures(pattern, target, bits, bucket) -> tuple[Structure, ...]:
     """The parts with queries as rows. Kept."""
     return _kept(_source(pattern, ROW_KEYS), target.rows("tile_forward", bits, bucket, 0), ROW_KEYS, target.block_y, 0)
@@ -91,10 +109,18 @@ def _kept(pattern, *sizes):
 
 
 def _structures(pattern, rows, most_keys, block_y, turned):
-    parts = pattern.T.parts if turned else pattern.parts
+    parts = _turned(pattern).parts if turned else pattern.parts
     groups = [[part] for part in parts] if pattern.memo.get("repeats", lambda: False) else [parts]
     return tuple(found for group in groups
                  for found in _joined(group, pattern.n_heads, rows, most_keys, block_y, turned))
+
+
+def _turned(pattern):
+    """The pattern of (key, query) pairs. Ranges that ask for blocks of one query are tiles in it too, as they are in
+    the pattern: the gradient of values that pairs share has a walk over queries for tiles, not for rows."""
+    parts = tuple(replace(p, block_size=None) if isinstance(p, Ranges) and p.block_size and p.block_size[0] == 1 else p
+                  for p in pattern.parts)
+    return pattern.T if all(a is b for a, b in zip(parts, pattern.parts)) else replace(pattern, parts=parts).T
 
 
 def _joined(parts, n_heads, rows, most_keys, block_y, turned):
@@ -207,6 +233,50 @@ def _walk(pattern, structure, places, work, covers, convert):
     return Walk(structure, tables(pattern, structure, convert), convert(table), convert(items), len(table),
                 int(counts[lead].max(initial=0)), n_slots, convert(groups) if n_groups else None,
                 convert(group_at) if n_groups else None, n_groups, covers)
+
+
+def shared_walk(pattern, structure, batch, n_heads, n_kv_heads, shared, convert) -> SharedWalk:
+    """The walk over a structure in tiles for values that batch items share, heads, or both. Kept on the pattern."""
+    key = "gpu shared walk", id(structure), batch, n_heads, n_kv_heads, shared
+    return pattern.memo.get(key, lambda: _shared_walk(pattern, structure, batch, n_heads, n_kv_heads, shared, convert))
+
+
+def _shared_walk(pattern, structure, batch, n_heads, n_kv_heads, shared, convert):
+    part = structure.part
+    found = _places(structure, batch, n_heads, n_kv_heads, pattern.n_heads, 0)
+    alike = found[:, [0, 1, 6, 7, 9]]  # batch item, head, x_at, y_at, lead
+    alike[:, :2][:, np.array(shared)] = 0
+    kinds, group = np.unique(alike, axis=0, return_inverse=True)
+    order = np.argsort(group.ravel(), kind="stable")
+    items, first, counts = _entry_pairs(on_cpu(part.indptr).reshape(-1, part.n_rows + 1))
+    n_places, lead = np.bincount(group.ravel(), minlength=len(kinds)), kinds[:, 4]
+    # where there are few items, several thread blocks share the places of one
+    pieces = np.clip(-(-SHARES // max(counts[lead].sum(), 1)), 1, -(-n_places // LEAST_PLACES))
+    kind = repeated(pieces)
+    number = np.arange(kind.size) - (np.cumsum(pieces) - pieces)[kind]
+    begin = n_places[kind] * number // pieces[kind]
+    length = n_places[kind] * (number + 1) // pieces[kind] - begin
+    groups = np.zeros((kind.size, 8), np.int32)
+    groups[:, 0], groups[:, 1] = (np.cumsum(n_places) - n_places)[kind] + begin, length
+    groups[:, 2:4], groups[:, 4], groups[:, 5] = kinds[kind, 2:4], first[lead[kind]], counts[lead[kind]]
+    places = np.zeros((len(found), 4), np.int32)
+    places[:, :3] = found[order, :3]
+    places[:, 3] = np.diff(places[:, [0, 2]], axis=0, prepend=-1).any(axis=1)
+    return SharedWalk(structure, tables(pattern, structure, convert), convert(places), convert(groups), convert(items),
+                      len(groups), int(groups[:, 5].max(initial=0)))
+
+
+def _entry_pairs(lines):
+    """(items, first, counts by lead): the entries of each row, two by two; `lines`: where rows of each lead begin."""
+    sizes = np.diff(lines, axis=1)
+    pairs = -(-sizes // 2)
+    line = repeated(pairs.ravel())
+    number = np.arange(line.size) - (np.cumsum(pairs) - pairs.ravel())[line]
+    lead, row = np.divmod(line, max(sizes.shape[1], 1))
+    first, count = lines[:, :-1].ravel()[line] + 2 * number, np.minimum(sizes.ravel()[line] - 2 * number, 2)
+    items = np.stack([row, first, count, 0 * row], axis=1).astype(np.int32)
+    counts = pairs.sum(axis=1)
+    return items[np.lexsort((row, number, row // TALL, lead))], np.cumsum(counts) - counts, counts
 
 
 def _places(structure, batch, n_heads, n_kv_heads, pattern_heads, kv):

@@ -31,7 +31,7 @@ class Plan:
         return name
 
     def launch(self, kernel, constants, grid, arguments):
-        """Add the launches over a grid (of a place, places); the last argument is the first place of each."""
+        """Add the launches over a grid (of a place, places or groups of them); their last argument is the first one."""
         across, n_places = grid
         for first in range(0, n_places, MOST_PLACES):
             self.launch_once(kernel, constants, (across, min(n_places - first, MOST_PLACES)), (*arguments, first))

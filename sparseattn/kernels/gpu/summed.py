@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sparseattn.kernels.gpu.terms import BY_CLIPPED, BY_SUM, BY_TABLE, OWN_VALUE
+from sparseattn.kernels.gpu.terms import BY_CLIPPED, BY_CODE, BY_SUM, BY_TABLE, BY_VALUE, OWN_VALUE
 from sparseattn.xp import namespace
 
 
@@ -20,7 +20,7 @@ class Summed:
         self.sinks = None if options.sinks is None else SinkGradient(options.sinks)
         self.gradient = self.bias.bias.gradient if self.bias else 0
         # whether sums over rows are needed, which give delta without the rounding of `out`
-        self.in_rows = self.sinks is not None or of_walk(self.gradient, 1) != 0
+        self.in_rows = self.sinks is not None or self.gradient in (OWN_VALUE, BY_VALUE)
 
     def constants(self):
         """What kernels are told of them."""
@@ -39,10 +39,17 @@ class Summed:
         return arrays
 
 
-def of_walk(gradient, kv):
+def of_walk(kind, gradient, kv, is_row):
     """What a walk does for the gradient of a bias: many pairs to a sum in the walk over queries; one pair, or a few, in
     that over keys, which is the second one and has delta without the rounding of `out`."""
+    if not is_row and has_walk(kind, gradient):
+        return 0
     return gradient if (gradient == BY_SUM) != bool(kv) else 0
+
+
+def has_walk(kind, gradient):
+    """Whether tiles have a walk of its own for a gradient: `tile_values`, for an array with values that pairs share."""
+    return kind == BY_CODE and gradient == BY_VALUE
 
 
 def grain_bits(n_rows):

@@ -39,6 +39,11 @@ class FlatBias(NamedTuple):
     sums: tuple  # the shape of the sums of gradients
     lead: tuple | None = None  # (1 | batch, 1 | n_heads) of what has a number of its own for each pair
 
+    @property
+    def shared(self):
+        """Whether all batch items have the same numbers, and all heads."""
+        return tuple(size == 1 for size in self.lead)
+
 
 class Shaping(NamedTuple):
     """What kernels are told of a call's options."""
@@ -72,16 +77,15 @@ class Shaping(NamedTuple):
             sides, steps = sides[::-1], steps[::-1]
         return self.softcap, values, value_at, labels, *sides, b.low, b.high, *steps, *self.draws[:2], "word"
 
-
     def turns(self, n_places, batch):
         """(together, apart): how many places, batch item after batch item, take turns item by item because they read
         the same numbers, and how many lie from one of them to the next."""
         if self.bias is None or self.bias.lead is None or n_places > MOST_PLACES:
             return 1, 1
-        by_batch, by_head = (size > 1 for size in self.bias.lead)
-        if by_head:
-            return (1, 1) if by_batch else (batch, n_places // batch)
-        return min(n_places // batch if by_batch else n_places, TOGETHER), 1
+        by_batch, by_heads = self.bias.shared
+        if by_heads:
+            return min(n_places if by_batch else n_places // batch, TOGETHER), 1
+        return (batch, n_places // batch) if by_batch else (1, 1)
 
 
 NAMED = "values", "value_at", "labels", "q_codes", "k_codes"

@@ -24,6 +24,7 @@ CONSTANTS = {
     "grain": (),
     "deltas": (),
     "tile_backward": ("HEAD_DIM", "BITS", "FP16", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
+    "tile_values": ("HEAD_DIM", "BITS", "FP16", "ROWS", *SHAPING),
     "row_backward": ("HEAD_DIM", "BITS", "FP16", "ROWS", "KV", "OUT32", "BIAS_GRAD", "ROW_SUMS", *SHAPING),
     "sum_slots": ("BITS", "FP16", "OUT32", "BY_HEADS"),
 }
