@@ -12,7 +12,7 @@
 // What tokens, masks and values of the bias are is looked up once for all places. With BUFFERS = 2, q and k of the next place
 // arrive while dP and the weights are computed, its dout and v during the weights and S. With 1 they take turns in the same
 // memory. Keys that the next place has too, of grouped heads, are not read again.
-// Not measured yet. 128 keys a block, since each place's tiles are read from the cache for two products alone; 32 queries a warp
+// 128 keys a block, since each place's tiles are read from the cache for two products alone; 32 queries a warp
 // read shared memory less often; with that a thread has 192 sums, so an SM has room for one thread block.
 // shared: BUFFERS * (ROWS + COLS) * row_bytes, with STAGED 4 * ROWS * COLS more, for the values, where row_bytes = HEAD_DIM *
 //   BITS / 8 + 16, in float32 of 32 columns 64 more
