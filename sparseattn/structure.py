@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sparseattn.xp import library, namespace
+
 Array = Any
 
 
@@ -68,7 +70,7 @@ class Order:
     @staticmethod
     def listed(tokens, n_tokens: int) -> Order:
         """The token at each slot as an int32 array (n_slots,) or (1 | batch, 1 | heads, n_slots)."""
-        tokens = np.asarray(tokens, np.int32)
+        tokens = tokens.astype(np.int32, copy=False) if library(tokens) == "cupy" else np.asarray(tokens, np.int32)
         return Order(int(n_tokens), tokens.reshape((1,) * (3 - tokens.ndim) + tokens.shape))
 
     @staticmethod
@@ -118,11 +120,12 @@ class Order:
 
     def _invert(self):
         tokens = self.listing()
-        slots = np.full(tokens.shape[:2] + (self.n_tokens,), -1, np.int32)
-        for b, h in np.ndindex(tokens.shape[:2]):
-            there = np.flatnonzero(tokens[b, h] >= 0)
-            slots[b, h, tokens[b, h, there]] = there
-        return slots
+        xp, flat = namespace(tokens), tokens.reshape(-1)
+        there = xp.flatnonzero(flat >= 0)
+        line, slot = xp.divmod(there, tokens.shape[2])
+        slots = xp.full((tokens.shape[0] * tokens.shape[1], self.n_tokens), -1, np.int32)
+        slots[line, flat[there]] = slot
+        return slots.reshape(*tokens.shape[:2], self.n_tokens)
 
     @property
     def is_onto(self) -> bool:
@@ -132,7 +135,7 @@ class Order:
     @property
     def repeats(self) -> bool:
         """Whether some token sits at more than one slot."""
-        return self.memo.get("repeats", lambda: self.occurrence().max(initial=0) > 0)
+        return self.memo.get("repeats", lambda: bool((self.occurrence() > 0).any()))
 
     def occurrence(self) -> Array:
         """int32 like `listing`: how many earlier slots hold the same token (0 for nobody). Kept."""
@@ -140,14 +143,17 @@ class Order:
 
     def _count_occurrences(self):
         tokens = self.listing()
+        xp, n_slots = namespace(tokens), tokens.shape[2]
         short = np.min_scalar_type(self.n_tokens)  # NumPy sorts 16 bits in linear time
-        count = np.zeros(tokens.shape, np.int32)
-        for b, h in np.ndindex(tokens.shape[:2]):
-            by_token = np.argsort((tokens[b, h] + 1).astype(short), kind="stable")
-            ordered = tokens[b, h, by_token]
-            first = np.searchsorted(ordered, ordered, side="left")
-            count[b, h, by_token] = np.where(ordered >= 0, np.arange(ordered.size) - first, 0)
-        return count
+        by_token = xp.argsort((tokens + 1).astype(short), axis=2, kind="stable")
+        ordered = xp.take_along_axis(tokens, by_token, axis=2)
+        new = xp.ones(tokens.shape, bool)
+        new[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+        first = xp.flatnonzero(new)[xp.cumsum(new) - 1]  # slot of the same token, through all lists
+        at = xp.arange(tokens.size)
+        count = xp.zeros(tokens.size, np.int32)
+        count[at // n_slots * n_slots + by_token.reshape(-1)] = xp.where(ordered.reshape(-1) >= 0, at - first, 0)
+        return count.reshape(tokens.shape)
 
     @property
     def digest(self) -> bytes:

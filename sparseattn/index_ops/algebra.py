@@ -20,7 +20,7 @@ ROW = 64  # keys of a block of one query alone
 def is_empty(part):
     """Whether a part holds no pair."""
     if isinstance(part, Ranges):
-        return not np.count_nonzero(part.stops > part.starts)
+        return not (part.stops > part.starts).any()
     return part.n_blocks == 0
 
 
@@ -31,8 +31,8 @@ def default_block_size(ranges):
     if ranges.block_size is not None:
         return ranges.block_size
     lengths = ranges.stops - ranges.starts
-    some = np.count_nonzero(lengths)
-    return (64, 64) if some and lengths.sum(dtype=np.int64) / some >= LONG_REACH else (32, 32)
+    some = int((lengths > 0).sum())
+    return (64, 64) if some and int(lengths.sum(dtype=np.int64)) / some >= LONG_REACH else (32, 32)
 
 
 def as_blocks(part, block_size=None):

@@ -1,4 +1,5 @@
-"""Operations on block structures that stay in their order: join two of them, transpose, cut into other block sizes."""
+"""Operations on block structures that stay in their order: join two of them, transpose, cut into other block sizes. Of
+either library."""
 
 from dataclasses import replace
 from math import gcd
@@ -9,40 +10,40 @@ from sparseattn.index_ops.cells import Cells, common_lead, from_cells, lines, po
 from sparseattn.index_ops.masks import distinct, pack, unpack
 from sparseattn.index_ops.sorting import repeated, stable_order
 from sparseattn.structure import BlockCSR
-from sparseattn.xp import at_home, namespace, on_cpu
+from sparseattn.xp import at_home, library, namespace
 
-CHUNK = 1 << 22  # pairs written out at a time
+CHUNK = {"numpy": 1 << 22, "cupy": 1 << 27}  # pairs written out at a time
 
 
 def join(a, b, operation):
     """`a` and `b` ("and", "or", "sub") as one BlockCSR; aligned, of equal space and block size. O(blocks)."""
-    lead = common_lead(a, b)
+    lead, xp = common_lead(a, b), namespace(a.indptr)
     x, y = to_cells(a, lead), to_cells(b, lead)
-    both, in_x, in_y = np.intersect1d(x.numbers, y.numbers, assume_unique=True, return_indices=True)
+    both, in_x, in_y = xp.intersect1d(x.numbers, y.numbers, assume_unique=True, return_indices=True)
     ids_x, ids_y = x.ids[in_x].astype(np.int64), y.ids[in_y].astype(np.int64)
-    kinds, which = np.unique(ids_x * len(y.masks) + ids_y, return_inverse=True)
+    kinds, which = xp.unique(ids_x * len(y.masks) + ids_y, return_inverse=True)
     left, right = x.masks[kinds // len(y.masks)], y.masks[kinds % len(y.masks)]
     met = {"and": left & right, "or": left | right, "sub": left & ~right}[operation]
     numbers, ids, masks = [both], [which.reshape(-1)], [met]
     if operation != "and":
-        alone = np.ones(x.numbers.size, bool)
+        alone = xp.ones(x.numbers.size, bool)
         alone[in_x] = False
         numbers.append(x.numbers[alone])
         ids.append(x.ids[alone] + len(met))
         masks.append(x.masks)
     if operation == "or":
-        alone = np.ones(y.numbers.size, bool)
+        alone = xp.ones(y.numbers.size, bool)
         alone[in_y] = False
         numbers.append(y.numbers[alone])
         ids.append(y.ids[alone] + len(met) + len(x.masks))
         masks.append(y.masks)
-    numbers, ids = np.concatenate(numbers), np.concatenate(ids)
-    by_number = np.argsort(numbers, kind="stable")
-    return from_cells(replace(x, numbers=numbers[by_number], ids=ids[by_number], masks=np.concatenate(masks)))
+    numbers, ids = xp.concatenate(numbers), xp.concatenate(ids)
+    by_number = xp.argsort(numbers, kind="stable")
+    return from_cells(replace(x, numbers=numbers[by_number], ids=ids[by_number], masks=xp.concatenate(masks)))
 
 
 def transpose_blocks(part):
-    """The BlockCSR of (key, query) pairs: rows become columns, orders change places. O(blocks). Of either library."""
+    """The BlockCSR of (key, query) pairs: rows become columns, orders change places. O(blocks)."""
     with at_home(part.indptr):
         xp, lead, n_cols = namespace(part.indptr), part.lead, part.n_cols
         line, at = lines(part, lead)
@@ -60,9 +61,10 @@ def transpose_blocks(part):
 
 
 def _turned(masks, block_k):
-    """Masks (n_masks, block_q, ..) of (key, query) pairs: made on the CPU, few as they are."""
-    turned = pack(unpack(on_cpu(masks), block_k).swapaxes(1, 2))
-    return namespace(masks).asarray(turned)
+    """Masks (n_masks, block_q, ..) of (key, query) pairs."""
+    step = max(CHUNK[library(masks)] // (masks.shape[1] * block_k), 1)
+    turned = [pack(unpack(masks[at : at + step], block_k).swapaxes(1, 2)) for at in range(0, len(masks), step)]
+    return turned[0] if len(turned) == 1 else namespace(masks).concatenate(turned)
 
 
 def reblock(part, block_size):
@@ -79,23 +81,24 @@ def split_cells(cells, block_size):
     (n_q, n_k), (rows, cols) = (tuple(a // b for a, b in zip(cells.block_size, block_size)), cells.grid)
     if (n_q, n_k) == (1, 1):
         return cells
-    bits = unpack(cells.masks, cells.block_size[1])
+    xp, bits = namespace(cells.numbers), unpack(cells.masks, cells.block_size[1])
     bits = bits.reshape(len(bits), n_q, block_size[0], n_k, block_size[1]).swapaxes(2, 3)
     small = replace(cells, block_size=tuple(block_size), masks=pack(bits.reshape((-1,) + tuple(block_size))))
     some = bits.any(axis=(3, 4)).reshape(len(bits), n_q * n_k)
-    counts = some.sum(axis=1)[cells.ids]
-    parent = np.repeat(np.arange(cells.numbers.size), counts)
-    child = np.nonzero(some)[1]
-    first = np.concatenate([[0], np.cumsum(some.sum(axis=1))])[cells.ids]
-    child = child[np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(parent.size)]
-    line, col = np.divmod(cells.numbers[parent], cols)
-    lead, row = np.divmod(line, rows)
+    of_mask = some.sum(axis=1)
+    counts = of_mask[cells.ids]
+    parent = repeated(counts)
+    child = xp.nonzero(some)[1]
+    first = (xp.cumsum(of_mask) - of_mask)[cells.ids]
+    child = child[(first - (xp.cumsum(counts) - counts))[parent] + xp.arange(parent.size)]
+    line, col = xp.divmod(cells.numbers[parent], cols)
+    lead, row = xp.divmod(line, rows)
     row, col = row * n_q + child // n_k, col * n_k + child % n_k
     new_rows, new_cols = small.grid
     inside = (row < new_rows) & (col < new_cols)
     numbers = ((lead * new_rows + row) * new_cols + col)[inside]
     ids = (cells.ids[parent] * (n_q * n_k) + child)[inside]
-    by_number = np.argsort(numbers, kind="stable")
+    by_number = xp.argsort(numbers, kind="stable")
     return replace(small, numbers=numbers[by_number], ids=ids[by_number])
 
 
@@ -104,20 +107,21 @@ def merge_cells(cells, block_size):
     (n_q, n_k), (rows, cols) = (tuple(b // a for a, b in zip(cells.block_size, block_size)), cells.grid)
     if (n_q, n_k) == (1, 1):
         return cells
-    line, col = np.divmod(cells.numbers, max(cols, 1))
+    xp = namespace(cells.numbers)
+    line, col = xp.divmod(cells.numbers, max(cols, 1))
     row = line % max(rows, 1)
     large = replace(cells, block_size=tuple(block_size))
     parent = _parents(cells, line, col, large)
-    by_parent = np.argsort(parent, kind="stable")
-    parents, first = np.unique(parent[by_parent], return_index=True)
+    by_parent = xp.argsort(parent, kind="stable")
+    parents, first = xp.unique(parent[by_parent], return_index=True)
     child = unpack(cells.masks, cells.block_size[1])
     masks, ids, count = [], [], 0
-    step = max(CHUNK // (block_size[0] * block_size[1]), 1)
-    ends = np.append(first, parent.size)
+    step = max(CHUNK[library(parent)] // (block_size[0] * block_size[1]), 1)
     for at in range(0, parents.size, step):
-        members = by_parent[ends[at] : ends[min(at + step, parents.size)]]
-        whole = np.zeros((min(step, parents.size - at), n_q, n_k) + cells.block_size, bool)
-        which = np.searchsorted(parents, parent[members]) - at
+        end = parent.size if at + step >= parents.size else int(first[at + step])
+        members = by_parent[int(first[at]) : end]
+        whole = xp.zeros((min(step, parents.size - at), n_q, n_k) + cells.block_size, bool)
+        which = xp.searchsorted(parents, parent[members]) - at
         whole[which, row[members] % n_q, col[members] % n_k] = child[cells.ids[members]]
         packed = pack(whole.swapaxes(2, 3).reshape((-1,) + tuple(block_size)))
         kept, same = distinct(packed)
@@ -125,17 +129,17 @@ def merge_cells(cells, block_size):
         ids.append(same + count)
         count += kept.size
         refuse_too_many_masks(count, block_size)
-    empty = np.zeros((1, block_size[0], -(-block_size[1] // 32)), np.uint32)
-    return replace(large, numbers=parents, ids=np.concatenate(ids or [parents]),
-                   masks=np.concatenate(masks) if masks else empty)
+    empty = xp.zeros((1, block_size[0], -(-block_size[1] // 32)), np.uint32)
+    return replace(large, numbers=parents, ids=xp.concatenate(ids or [parents]),
+                   masks=xp.concatenate(masks) if masks else empty)
 
 
 def _parents(cells, line, col, large):
     """The number among `large`, cells of a multiple of the size, of that which each cell lies in; line and col: its
     row, counted through all, and column."""
     (n_q, n_k), (n_rows, n_cols) = (tuple(b // a for a, b in zip(cells.block_size, large.block_size))), large.grid
-    rows = cells.grid[0]
-    lead, row = np.divmod(np.arange(cells.lead[0] * cells.lead[1] * rows), max(rows, 1))
+    xp, rows = namespace(line), cells.grid[0]
+    lead, row = xp.divmod(xp.arange(cells.lead[0] * cells.lead[1] * rows), max(rows, 1))
     return ((lead * n_rows + row // n_q) * n_cols)[line] + col // n_k
 
 
@@ -145,9 +149,10 @@ def count_reblocked(part, block_size):
     cells = split_cells(to_cells(part), common)
     if common == tuple(block_size):
         return cells.numbers.size
-    line, col = np.divmod(cells.numbers, max(cells.grid[1], 1))
-    parents = np.sort(_parents(cells, line, col, replace(cells, block_size=tuple(block_size))))
-    return np.count_nonzero(np.diff(parents)) + (parents.size > 0)
+    xp = namespace(cells.numbers)
+    line, col = xp.divmod(cells.numbers, max(cells.grid[1], 1))
+    parents = xp.sort(_parents(cells, line, col, replace(cells, block_size=tuple(block_size))))
+    return int(xp.count_nonzero(xp.diff(parents))) + (parents.size > 0)
 
 
 def from_pairs(like: Cells, numbers):

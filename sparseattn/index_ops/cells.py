@@ -1,5 +1,5 @@
 """A BlockCSR written out as a sorted list of numbered cells, and the way back: every operation on blocks goes through
-it.
+it. Of either library.
 
 The number of a cell is ``((b * heads + h) * n_rows + row) * n_cols + col``, so sorted numbers are sorted rows.
 """
@@ -12,9 +12,10 @@ import numpy as np
 from sparseattn.index_ops.masks import distinct, full_mask, pack
 from sparseattn.index_ops.sorting import repeated
 from sparseattn.structure import BlockCSR
-from sparseattn.xp import namespace
+from sparseattn.xp import library, namespace
 
 MASK_LIMIT = 1 << 30  # bytes of distinct masks that one structure may take
+KINDS = {"numpy": 1 << 12, "cupy": 1 << 16}  # masks looked at together
 
 Array = Any
 
@@ -47,9 +48,10 @@ class Cells:
     def coordinates(self):
         """(b, h, row, col) of each cell."""
         n_rows, n_cols = self.grid
-        line, col = np.divmod(self.numbers, max(n_cols, 1))
-        lead, row = np.divmod(line, max(n_rows, 1))
-        b, h = np.divmod(lead, self.lead[1])
+        xp = namespace(self.numbers)
+        line, col = xp.divmod(self.numbers, max(n_cols, 1))
+        lead, row = xp.divmod(line, max(n_rows, 1))
+        b, h = xp.divmod(lead, self.lead[1])
         return b, h, row, col
 
 
@@ -63,7 +65,8 @@ def to_cells(part, lead=None):
     line, at = lines(part, lead or part.lead)
     numbers = line * part.n_cols + part.indices[at]
     if part.mask_ids is None:
-        ids, masks = np.zeros(numbers.size, np.int32), full_mask(part.block_size)
+        xp = namespace(numbers)
+        ids, masks = xp.zeros(numbers.size, np.int32), full_mask(part.block_size, xp)
     else:
         ids, masks = part.mask_ids[at], part.masks
     return Cells(part.shape, part.block_size, lead or part.lead, numbers, ids, masks, part.q_order, part.k_order,
@@ -71,8 +74,7 @@ def to_cells(part, lead=None):
 
 
 def lines(part, lead):
-    """Of each block of a BlockCSR over these lead axes: the row it is in, counted through all, and where it stands. Of
-    either library."""
+    """Of each block of a BlockCSR over these lead axes: the row it is in, counted through all, and where it stands."""
     xp = namespace(part.indptr)
     counts = xp.broadcast_to(xp.diff(part.indptr, axis=2), lead + (part.n_rows,)).ravel()
     line = repeated(counts)
@@ -83,7 +85,7 @@ def lines(part, lead):
 
 
 def pointers(counts):
-    """The indptr of rows of `counts` blocks, (1 | batch, 1 | heads, n_rows), row after row. Of either library."""
+    """The indptr of rows of `counts` blocks, (1 | batch, 1 | heads, n_rows), row after row."""
     xp = namespace(counts)
     ends = xp.cumsum(counts, dtype=np.int64).reshape(counts.shape)
     indptr = xp.zeros((*counts.shape[:2], counts.shape[2] + 1), np.int64)
@@ -92,27 +94,28 @@ def pointers(counts):
     return indptr
 
 
-def live_slots(order, n_slots, block):
-    """Which slots of each block hold a token: ids (1 | batch, 1 | heads, n_blocks) into a bool table; row 0 is all."""
+def live_slots(order, n_slots, block, xp=np):
+    """Which slots of each block hold a token: ids (1 | batch, 1 | heads, n_blocks) into a bool table; row 0 is all. Of
+    the natural order in the library `xp`, of another in its own."""
     if order is not None:
         return order.memo.get(("live", block), lambda: _live_in_list(order, block))
     n_blocks = -(-n_slots // block)
-    ids, table = np.zeros((1, 1, n_blocks), np.int64), np.ones((1, block), bool)
+    ids, table = xp.zeros((1, 1, n_blocks), np.int64), xp.ones((1, block), bool)
     if n_slots % block:
         ids[0, 0, -1] = 1
-        table = np.stack([table[0], np.arange(block) < n_slots % block])
+        table = xp.stack([table[0], xp.arange(block) < n_slots % block])
     return ids, table
 
 
 def _live_in_list(order, block):
     tokens = order.listing()
-    n_blocks = -(-tokens.shape[2] // block)
-    live = np.zeros(tokens.shape[:2] + (n_blocks * block,), bool)
+    xp, n_blocks = namespace(tokens), -(-tokens.shape[2] // block)
+    live = xp.zeros(tokens.shape[:2] + (n_blocks * block,), bool)
     live[..., : tokens.shape[2]] = tokens >= 0
-    rows = np.concatenate([np.ones((1, block), bool), live.reshape(-1, block)])
+    rows = xp.concatenate([xp.ones((1, block), bool), live.reshape(-1, block)])
     first, which = distinct(pack(rows[:, None])[:, 0])
-    rank = np.argsort(np.argsort(first))  # the row of ones in front gets number 0
-    return rank[which[1:]].reshape(tokens.shape[:2] + (n_blocks,)), rows[np.sort(first)]
+    rank = xp.argsort(xp.argsort(first))  # the row of ones in front gets number 0
+    return rank[which[1:]].reshape(tokens.shape[:2] + (n_blocks,)), rows[xp.sort(first)]
 
 
 def from_cells(cells):
@@ -123,9 +126,9 @@ def from_cells(cells):
 
 def as_structure(cells):
     """The BlockCSR of cells that are canonical already."""
-    numbers, ids, n_rows = cells.numbers, cells.ids, cells.grid[0]
-    line, col = np.divmod(numbers, max(cells.grid[1], 1))
-    counts = np.bincount(line, minlength=cells.lead[0] * cells.lead[1] * n_rows)
+    numbers, ids, n_rows, xp = cells.numbers, cells.ids, cells.grid[0], namespace(cells.numbers)
+    line, col = xp.divmod(numbers, max(cells.grid[1], 1))
+    counts = xp.bincount(line, minlength=cells.lead[0] * cells.lead[1] * n_rows)
     masked = bool(ids.any())
     return BlockCSR(
         cells.shape, tuple(cells.block_size), pointers(counts.reshape(cells.lead + (n_rows,))), col.astype(np.int32),
@@ -135,8 +138,9 @@ def as_structure(cells):
 
 def _settle(cells):
     """Numbers, ids and masks with empty cells dropped, complete ones marked 0, and masks renumbered."""
-    full = full_mask(cells.block_size)
-    state = np.where((cells.masks == full).all(axis=(1, 2)), 1, np.where(cells.masks.any(axis=(1, 2)), 0, -1))
+    xp = namespace(cells.numbers)
+    full = full_mask(cells.block_size, xp)
+    state = xp.where((cells.masks == full).all(axis=(1, 2)), 1, xp.where(cells.masks.any(axis=(1, 2)), 0, -1))
     state = state.astype(np.int8)
     verdict = state[cells.ids]  # 1 complete, -1 empty
     _judge_with_dead_slots(cells, verdict)
@@ -144,19 +148,20 @@ def _settle(cells):
     keep = verdict >= 0
     if not keep.all():
         numbers, ids, partial = numbers[keep], ids[keep], partial[keep]
-    used, which = np.unique(ids[partial], return_inverse=True)
+    used, which = xp.unique(ids[partial], return_inverse=True)
     first, same = distinct(cells.masks[used])
-    new_ids = np.zeros(ids.size, np.int32)
+    new_ids = xp.zeros(ids.size, np.int32)
     new_ids[partial] = 1 + same[which.reshape(-1)]
-    return numbers, new_ids, np.concatenate([full, cells.masks[used][first]])
+    return numbers, new_ids, xp.concatenate([full, cells.masks[used][first]])
 
 
 def _judge_with_dead_slots(cells, verdict):
     """Correct the verdict of cells with slots beyond the end or of nobody, whose bits mean nothing."""
     some, which, kinds = live_kinds(cells, only_dead=True)
-    result = [np.where(wanted.any(axis=(1, 2)), (wanted == live).all(axis=(1, 2)), -1) for wanted, live in kinds]
+    xp = namespace(verdict)
+    result = [xp.where(wanted.any(axis=(1, 2)), (wanted == live).all(axis=(1, 2)), -1) for wanted, live in kinds]
     if result:
-        verdict[some] = np.concatenate(result)[which]
+        verdict[some] = xp.concatenate(result)[which]
 
 
 def live_kinds(cells, only_dead=False):
@@ -165,25 +170,26 @@ def live_kinds(cells, only_dead=False):
     A piece gives (wanted, live) masks: the pairs of existing tokens that are attended, and all of existing tokens.
     only_dead: look at cells with slots of no token alone.
     """
-    (q_ids, q_table), (k_ids, k_table) = (live_slots(order, n, block) for order, n, block in zip(
+    xp = namespace(cells.numbers)
+    (q_ids, q_table), (k_ids, k_table) = (live_slots(order, n, block, xp) for order, n, block in zip(
         (cells.q_order, cells.k_order), cells.slots, cells.block_size))
     if only_dead and len(q_table) == len(k_table) == 1:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), []
+        return xp.zeros(0, np.int64), xp.zeros(0, np.int64), []
     b, h, row, col = cells.coordinates()
     q_live = q_ids[b % q_ids.shape[0], h % q_ids.shape[1], row]
     k_live = k_ids[b % k_ids.shape[0], h % k_ids.shape[1], col]
-    some = np.flatnonzero(q_live | k_live) if only_dead else np.arange(q_live.size)
+    some = xp.flatnonzero(q_live | k_live) if only_dead else xp.arange(q_live.size)
     code = (cells.ids[some].astype(np.int64) * len(q_table) + q_live[some]) * len(k_table) + k_live[some]
-    kinds, which = np.unique(code, return_inverse=True)
+    kinds, which = xp.unique(code, return_inverse=True)
     return some, which.reshape(-1), _masks_of_kinds(cells, kinds, q_table, k_table)
 
 
 def _masks_of_kinds(cells, kinds, q_table, k_table):
-    k_words = pack(k_table[:, None])
-    for at in range(0, kinds.size, 1 << 12):
-        rest, k_kind = np.divmod(kinds[at : at + (1 << 12)], len(k_table))
-        mask, q_kind = np.divmod(rest, len(q_table))
-        live = np.where(q_table[q_kind][:, :, None], k_words[k_kind], np.uint32(0))
+    xp, k_words, step = namespace(kinds), pack(k_table[:, None]), KINDS[library(kinds)]
+    for at in range(0, kinds.size, step):
+        rest, k_kind = xp.divmod(kinds[at : at + step], len(k_table))
+        mask, q_kind = xp.divmod(rest, len(q_table))
+        live = xp.where(q_table[q_kind][:, :, None], k_words[k_kind], np.uint32(0))
         yield cells.masks[mask] & live, live
 
 

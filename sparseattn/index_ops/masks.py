@@ -1,41 +1,45 @@
-"""Bit masks of blocks: uint32 words, low bit first, (n_masks, block_q, ceil(block_k / 32))."""
+"""Bit masks of blocks: uint32 words, low bit first, (n_masks, block_q, ceil(block_k / 32)). Of either library."""
 
 from functools import lru_cache
 
 import numpy as np
 
-PIECE = 1 << 15  # numbers mixed at a time: they stay in the cache
+from sparseattn.xp import library, namespace
+
+PIECE = {"numpy": 1 << 15, "cupy": 1 << 24}  # numbers mixed at a time: they stay in a CPU's cache
 _BELOW = np.array([(1 << n) - 1 for n in range(33)], np.uint32)  # the n lowest bits
 
 
 def pack(bits):
     """Bool (..., block_q, block_k) to uint32 (..., block_q, words)."""
-    block_k = bits.shape[-1]
+    block_k, xp = bits.shape[-1], namespace(bits)
     if block_k % 32:
-        whole = np.zeros((*bits.shape[:-1], block_k + -block_k % 32), bool)
+        whole = xp.zeros((*bits.shape[:-1], block_k + -block_k % 32), bool)
         whole[..., :block_k] = bits
         bits = whole
-    octets = np.packbits(bits.reshape(-1), bitorder="little")  # row by row it takes several times as long
+    octets = xp.packbits(bits.reshape(-1), bitorder="little")  # row by row it takes several times as long
     return octets.view("<u4").astype(np.uint32, copy=False).reshape(*bits.shape[:-1], bits.shape[-1] // 32)
 
 
 def unpack(masks, block_k):
     """The reverse of pack: bool (..., block_q, block_k)."""
-    octets = np.ascontiguousarray(masks.astype("<u4", copy=False)).reshape(-1).view(np.uint8)
-    bits = np.unpackbits(octets, bitorder="little").view(bool)
+    xp = namespace(masks)
+    octets = xp.ascontiguousarray(masks.astype("<u4", copy=False)).reshape(-1).view(np.uint8)
+    bits = xp.unpackbits(octets, bitorder="little").view(bool)
     return bits.reshape(*masks.shape[:-1], 32 * masks.shape[-1])[..., :block_k]
 
 
 def between(first, last, n_words):
     """Words, uint32 (..., n_words), whose bits from `first` to `last` - 1 are set; first <= last, int (...)."""
-    at = 32 * np.arange(n_words, dtype=first.dtype)
-    return _BELOW[np.clip(last[..., None] - at, 0, 32)] & ~_BELOW[np.clip(first[..., None] - at, 0, 32)]
+    xp = namespace(first)
+    at, below = 32 * xp.arange(n_words, dtype=first.dtype), xp.asarray(_BELOW)
+    return below[xp.clip(last[..., None] - at, 0, 32)] & ~below[xp.clip(first[..., None] - at, 0, 32)]
 
 
-def full_mask(block_size):
-    """The mask of a full block, (1, block_q, words)."""
+def full_mask(block_size, xp=np):
+    """The mask of a full block, (1, block_q, words), in the library `xp`."""
     block_q, block_k = block_size
-    mask = np.full((1, block_q, -(-block_k // 32)), 0xFFFFFFFF, np.uint32)
+    mask = xp.full((1, block_q, -(-block_k // 32)), 0xFFFFFFFF, np.uint32)
     if block_k % 32:
         mask[:, :, -1] = (1 << block_k % 32) - 1
     return mask
@@ -51,24 +55,26 @@ def distinct(rows):
 
     They come in an order that follows from what they hold, not from where they stood.
     """
+    xp = namespace(rows)
     if len(rows) < 2:
-        return np.arange(len(rows)), np.zeros(len(rows), np.int64)
+        return xp.arange(len(rows)), xp.zeros(len(rows), np.int64)
     flat = rows.reshape(len(rows), -1)
     first, which = _numbered(_mixed(flat))
-    if first.size < len(flat) and not np.array_equal(flat[first[which]], flat):
+    if first.size < len(flat) and not xp.array_equal(flat[first[which]], flat):
         # two rows met under one number: compare whole rows instead
-        _, first, which = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+        _, first, which = xp.unique(flat, axis=0, return_index=True, return_inverse=True)
     return first, which.reshape(-1)
 
 
 def _mixed(flat):
     """A number for each row (n, columns), uint64, hardly ever the same for different ones."""
-    weights, mixed = _weights(flat.shape[1]), np.empty(len(flat), np.uint64)
-    step = max(PIECE // max(flat.shape[1], 1), 1)
+    xp = namespace(flat)
+    weights, mixed = xp.asarray(_weights(flat.shape[1])), xp.empty(len(flat), np.uint64)
+    step = max(PIECE[library(flat)] // max(flat.shape[1], 1), 1)
     for at in range(0, len(flat), step):
         piece = flat[at : at + step].astype(np.uint64) * weights
         piece ^= piece >> np.uint64(29)
-        piece.sum(axis=1, out=mixed[at : at + step])
+        mixed[at : at + step] = piece.sum(axis=1)
     return mixed
 
 
@@ -80,10 +86,11 @@ def _weights(n):
 
 def _numbered(values):
     """np.unique's index and inverse, which on a few numbers takes several times as long."""
-    order = values.argsort(kind="stable")
+    xp = namespace(values)
+    order = xp.argsort(values, kind="stable")
     ordered = values[order]
-    new = np.ones(values.size, bool)
-    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
-    which = np.empty(values.size, np.int64)
+    new = xp.ones(values.size, bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    which = xp.empty(values.size, np.int64)
     which[order] = new.cumsum() - 1
     return order[new], which

@@ -8,6 +8,7 @@ from sparseattn.index_ops.blocks import from_pairs, join
 from sparseattn.index_ops.cells import common_lead, from_cells, refuse_too_many_masks, to_cells
 from sparseattn.index_ops.masks import count_bits, distinct, pack, unpack
 from sparseattn.structure import Order
+from sparseattn.xp import namespace
 
 CHUNK = 1 << 21  # pairs written out at a time
 
@@ -52,11 +53,12 @@ def pairs(part, lead=None):
 
 
 def without_repeats(part):
-    """The part as parts in whose key order no token repeats, so that it has an inverse."""
+    """The part as parts in whose key order no token repeats, so that it has an inverse. Of either library."""
     if part.k_order is None or not part.k_order.repeats:
         return [part]
     tokens, turn = part.k_order.listing(), part.k_order.occurrence()
-    orders = [Order.listed(np.where(turn == t, tokens, -1), part.shape[1]) for t in range(int(turn.max()) + 1)]
+    where = namespace(tokens).where
+    orders = [Order.listed(where(turn == t, tokens, -1), part.shape[1]) for t in range(int(turn.max()) + 1)]
     return [from_cells(replace(to_cells(part), k_order=order)) for order in orders]
 
 

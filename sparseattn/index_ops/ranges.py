@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from sparseattn.structure import Order
+from sparseattn.xp import namespace
 
 CHUNK = 1 << 17  # queries searched for at a time
 
@@ -49,9 +50,10 @@ def at_queries(ranges, q_order):
 
 
 def count_before(flags):
-    """How many flags are set before each slot, int32 (..., n_slots + 1)."""
-    total = np.zeros(flags.shape[:-1] + (flags.shape[-1] + 1,), np.int32)
-    np.cumsum(flags, axis=-1, out=total[..., 1:])
+    """How many flags are set before each slot, int32 (..., n_slots + 1). Of either library."""
+    xp = namespace(flags)
+    total = xp.zeros(flags.shape[:-1] + (flags.shape[-1] + 1,), np.int32)
+    total[..., 1:] = xp.cumsum(flags, axis=-1, dtype=np.int32)
     return total
 
 
@@ -65,11 +67,11 @@ def take_slots(table, slots):
 
 
 def canonical(starts, stops):
-    """int32 ranges, every empty one written (0, 0)."""
-    some = stops > starts
-    if starts.shape == stops.shape and np.count_nonzero(some) == some.size:
-        return starts.astype(np.int32, copy=False), stops.astype(np.int32, copy=False)
-    return np.where(some, starts, 0).astype(np.int32, copy=False), np.where(some, stops, 0).astype(np.int32, copy=False)
+    """int32 ranges, every empty one written (0, 0). Of either library."""
+    some, xp = stops > starts, namespace(starts)
+    if starts.shape != stops.shape or not some.all():
+        starts, stops = xp.where(some, starts, 0), xp.where(some, stops, 0)
+    return starts.astype(np.int32, copy=False), stops.astype(np.int32, copy=False)
 
 
 def intersect(a, b):

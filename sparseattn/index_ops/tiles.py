@@ -8,14 +8,16 @@ from sparseattn.index_ops.cells import Cells, common_lead, from_cells, refuse_to
 from sparseattn.index_ops.few import cut_few
 from sparseattn.index_ops.masks import between, distinct, full_mask, pack
 from sparseattn.index_ops.ranges import at_queries, composed
+from sparseattn.index_ops.sorting import repeated
+from sparseattn.xp import library, namespace
 
-CHUNK = 1 << 22  # pairs written out at a time
+CHUNK = {"numpy": 1 << 22, "cupy": 1 << 26}  # pairs written out at a time
 FAR = np.iinfo(np.int32).max
 
 
 def cut(ranges, block_size):
-    """Ranges as a BlockCSR in their order. O(rows of blocks + blocks touched)."""
-    whole = cut_few(ranges, block_size)
+    """Ranges as a BlockCSR in their order. O(rows of blocks + blocks touched). Of either library."""
+    whole = cut_few(ranges, block_size) if library(ranges.starts) == "numpy" else None
     return _cut_many(ranges, block_size) if whole is None else whole
 
 
@@ -24,8 +26,8 @@ def _cut_many(ranges, block_size):
     starts, stops, first, counts = _touched(ranges, block_size)
     cells = Cells(ranges.shape, tuple(block_size), ranges.lead, None, None, None, ranges.q_order, ranges.k_order,
                   ranges.heads)
-    line = np.repeat(np.arange(counts.size), counts)
-    col = np.arange(line.size) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    xp, line = namespace(counts), repeated(counts)
+    col = xp.arange(line.size) - (xp.cumsum(counts) - counts - first)[line]
     cells.numbers = line * cells.grid[1] + col
     whole = _whole(ranges, starts, stops, line, col, block_size)
     cells.ids, cells.masks = _masks_of_ranges(starts, stops, line, col, block_size, whole)
@@ -41,63 +43,68 @@ def _touched(ranges, block_size):
     """Starts and stops by row of blocks, (lead * n_rows, block_q), and the first block and the number of blocks of each
     row."""
     block_q, block_k = block_size
-    starts, stops = (np.broadcast_to(x, ranges.lead + x.shape[2:]) for x in (ranges.starts, ranges.stops))
+    xp = namespace(ranges.starts)
+    starts, stops = (xp.broadcast_to(x, ranges.lead + x.shape[2:]) for x in (ranges.starts, ranges.stops))
     starts, stops = _by_row(starts, block_q), _by_row(stops, block_q)
-    first = np.where(stops > starts, starts, FAR).min(axis=1, initial=FAR) // block_k
-    return starts, stops, first, np.maximum(-(-stops.max(axis=1, initial=0) // block_k) - first, 0)
+    if not len(starts):
+        return starts, stops, xp.zeros(0, np.int32), xp.zeros(0, np.int32)
+    first = xp.where(stops > starts, starts, FAR).min(axis=1) // block_k
+    return starts, stops, first, xp.maximum(-(-stops.max(axis=1) // block_k) - first, 0)
 
 
 def _by_row(x, block_q):
     """(lead, n_q_slots) to (lead * n_rows, block_q), the last row padded with 0."""
     n_rows = -(-x.shape[2] // block_q)
-    padded = np.zeros(x.shape[:2] + (n_rows * block_q,), x.dtype)
+    padded = namespace(x).zeros(x.shape[:2] + (n_rows * block_q,), x.dtype)
     padded[..., : x.shape[2]] = x
     return padded.reshape(-1, block_q)
 
 
-def _live_by_row(q_order, shape, block_q):
-    """Which slots of each row of blocks hold a query, bool (lead * n_rows, block_q)."""
-    live = np.True_ if q_order is None else q_order.listing() >= 0
-    return _by_row(np.broadcast_to(live, shape), block_q)
+def _live_by_row(q_order, shape, block_q, xp=np):
+    """Which slots of each row of blocks hold a query, bool (lead * n_rows, block_q), in the library `xp`."""
+    live = xp.ones((1, 1, 1), bool) if q_order is None else q_order.listing() >= 0
+    return _by_row(xp.broadcast_to(live, shape), block_q)
 
 
 def _whole(ranges, starts, stops, line, col, block_size):
     """Which cells every query of the row covers; queries beyond the end or of nobody do not count."""
-    live = _live_by_row(ranges.q_order, ranges.lead + ranges.starts.shape[2:], block_size[0])
-    latest = np.where(live, starts, 0).max(axis=1, initial=0)
-    soonest = np.where(live, stops, FAR).min(axis=1, initial=FAR)
-    n_slots = ranges.n_k_slots
-    end = np.minimum((col + 1) * block_size[1], n_slots)
+    xp = namespace(col)
+    if not col.size:
+        return xp.zeros(0, bool)
+    live = _live_by_row(ranges.q_order, ranges.lead + ranges.starts.shape[2:], block_size[0], xp)
+    latest = xp.where(live, starts, 0).max(axis=1)
+    soonest = xp.where(live, stops, FAR).min(axis=1)
+    end = xp.minimum((col + 1) * block_size[1], ranges.n_k_slots)
     return (latest[line] <= col * block_size[1]) & (soonest[line] >= end)
 
 
 def _masks_of_ranges(starts, stops, line, col, block_size, whole):
     """ids (0 = full) and distinct masks of cells, each from its queries' ranges relative to the block."""
-    block_q, block_k = block_size
-    ids, edges, count = np.zeros(line.size, np.int64), [], 1
+    (block_q, block_k), xp, chunk = block_size, namespace(line), CHUNK[library(line)]
+    ids, edges, count = xp.zeros(line.size, np.int64), [], 1
     small = np.uint8 if block_k < 256 else np.uint16 if block_k < 65536 else np.int32
-    partial = np.flatnonzero(~whole)
-    step = max(CHUNK // (2 * block_q), 1)
+    partial = xp.flatnonzero(~whole)
+    step = max(chunk // (2 * block_q), 1)
     for at in range(0, partial.size, step):
         piece = partial[at : at + step]
         left = (col[piece] * block_k)[:, None]
-        edge = [np.clip(x[line[piece]] - left, 0, block_k).astype(small) for x in (starts, stops)]
-        edge = np.concatenate(edge, axis=1)
+        edge = [xp.clip(x[line[piece]] - left, 0, block_k).astype(small) for x in (starts, stops)]
+        edge = xp.concatenate(edge, axis=1)
         first, which = distinct(edge)
         edges.append(edge[first])
         ids[piece] = count + which
         count += first.size
     if not edges:
-        return ids, full_mask(block_size)
-    edges = np.concatenate(edges)
+        return ids, full_mask(block_size, xp)
+    edges = xp.concatenate(edges)
     first, same = distinct(edges)
     ids[partial] = 1 + same[ids[partial] - 1]
     refuse_too_many_masks(first.size, block_size)
-    masks, step = [full_mask(block_size)], max(CHUNK // (block_q * block_k), 1)
+    masks, step = [full_mask(block_size, xp)], max(chunk // (block_q * block_k), 1)
     for at in range(0, first.size, step):
         edge = edges[first[at : at + step]].astype(np.int32)
         masks.append(between(edge[:, :block_q], edge[:, block_q:], -(-block_k // 32)))
-    return ids, np.concatenate(masks)
+    return ids, xp.concatenate(masks)
 
 
 def clip(part, ranges, inside=True):
@@ -113,8 +120,8 @@ def clip(part, ranges, inside=True):
     whole = (keys.least[column] >= bounds.latest[line]) & (keys.highest[column] < bounds.soonest[line])
     unsure = np.flatnonzero(~out & ~whole)
     # the corners of scattered keys lie far apart: look at each key before looking at each pair
-    for at in range(0, unsure.size, max(CHUNK // part.block_size[1], 1)):
-        piece = unsure[at : at + max(CHUNK // part.block_size[1], 1)]
+    for at in range(0, unsure.size, max(CHUNK["numpy"] // part.block_size[1], 1)):
+        piece = unsure[at : at + max(CHUNK["numpy"] // part.block_size[1], 1)]
         k = keys.slots[column[piece]]
         out[piece] = ~((k >= bounds.first[line[piece], None]) & (k < bounds.last[line[piece], None])).any(axis=1)
     unsure = unsure[~out[unsure]]
@@ -173,7 +180,7 @@ def _clipped_masks(cells, bounds, keys, line, column, unsure, inside):
     """ids and masks in which the unsure cells have theirs narrowed, pair by pair."""
     (block_q, block_k), ids = cells.block_size, cells.ids.astype(np.int64)
     masks, count = [cells.masks], len(cells.masks)
-    step = max(CHUNK // (block_q * block_k), 1)
+    step = max(CHUNK["numpy"] // (block_q * block_k), 1)
     for at in range(0, unsure.size, step):
         piece = unsure[at : at + step]
         k = keys.slots[column[piece]][:, None, :]

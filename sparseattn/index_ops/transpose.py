@@ -1,4 +1,4 @@
-"""Parts with queries and keys exchanged."""
+"""Parts with queries and keys exchanged. Of either library."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from sparseattn.index_ops.blocks import transpose_blocks
 from sparseattn.index_ops.pairs import without_repeats
 from sparseattn.index_ops.ranges import canonical, count_before, repeats
 from sparseattn.structure import Ranges
+from sparseattn.xp import namespace
 
 
 def transposed(part):
@@ -22,26 +23,35 @@ def transposed(part):
 
 
 def _transpose_ranges(part):
-    """Ranges of query slots for each key slot; None where they are not ranges."""
-    n_keys, n_slots = part.n_k_slots, part.n_q_slots
-    lead = part.starts.shape[:2]
-    starts, stops = np.zeros(lead + (n_keys,), np.int32), np.zeros(lead + (n_keys,), np.int32)
-    slots = np.arange(n_keys)
-    for at in np.ndindex(lead):
-        s, e = part.starts[at], part.stops[at]
-        some = np.flatnonzero(e > s)
-        if (np.diff(s[some]) < 0).any() or (np.diff(e[some]) < 0).any():
-            return None
-        first = np.searchsorted(e[some], slots, side="right")
-        last = np.searchsorted(s[some], slots, side="right")
-        if not some.size:
-            continue
-        met = last > first
-        low, high = some[np.minimum(first, some.size - 1)], some[np.maximum(last, 1) - 1] + 1
-        filled = count_before(np.isin(np.arange(n_slots), some, assume_unique=True))
-        if (met & (filled[high] - filled[low] != high - low)).any():
-            return None
-        starts[at], stops[at] = np.where(met, low, 0), np.where(met, high, 0)
+    """Ranges of query slots for each key slot; None where they are not ranges. O(slots)."""
+    (batch, n_heads, n_slots), n_keys, xp = part.starts.shape, part.n_k_slots, namespace(part.starts)
+    some = part.stops > part.starts
+    flat = xp.flatnonzero(some)
+    if not flat.size:
+        return _exchanged(part, *(xp.zeros((batch, n_heads, n_keys), np.int32) for _ in range(2)))
+    line = flat // n_slots
+    starts, stops = (x.reshape(-1)[flat] for x in (part.starts, part.stops))
+    follows = line[1:] == line[:-1]
+    if ((starts[1:] < starts[:-1]) & follows).any() or ((stops[1:] < stops[:-1]) & follows).any():
+        return None
+    n_lines = batch * n_heads
+    before = xp.cumsum(xp.bincount(line, minlength=n_lines)) - xp.bincount(line, minlength=n_lines)
+    # of each line and key, how many of the line's ranges have ended by it, and how many have begun
+    ended, begun = (before[:, None] + xp.cumsum(
+        xp.bincount(line * (n_keys + 1) + x, minlength=n_lines * (n_keys + 1)).reshape(n_lines, n_keys + 1)[:, :n_keys],
+        axis=1) for x in (stops, starts))
+    met = begun > ended
+    low = flat[xp.minimum(ended, flat.size - 1)] % n_slots
+    high = flat[xp.maximum(begun, 1) - 1] % n_slots + 1
+    filled = count_before(some.reshape(n_lines, n_slots))
+    holes = xp.take_along_axis(filled, high, axis=1) - xp.take_along_axis(filled, low, axis=1) != high - low
+    if (met & holes).any():
+        return None
+    return _exchanged(part, *(xp.where(met, x, 0).reshape(batch, n_heads, n_keys) for x in (low, high)))
+
+
+def _exchanged(part, starts, stops):
+    """The ranges of query slots `starts` to `stops`, by key slot, of a part."""
     starts, stops = _without_nobody(part.k_order, *canonical(starts, stops))
     size = part.block_size and part.block_size[::-1]
     return replace(part, shape=part.shape[::-1], starts=starts, stops=stops, q_order=part.k_order, k_order=part.q_order,
@@ -52,5 +62,5 @@ def _without_nobody(order, starts, stops):
     """Empty ranges at slots of nobody."""
     if order is None:
         return starts, stops
-    live = order.listing() >= 0
-    return np.where(live, starts, 0), np.where(live, stops, 0)
+    live, where = order.listing() >= 0, namespace(starts).where
+    return where(live, starts, 0), where(live, stops, 0)
