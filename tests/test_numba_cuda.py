@@ -94,6 +94,15 @@ def test_places_that_share_a_bias_take_turns(backend):
                           {"bias": bias}, backend, binned=lambda ds: ds.sum(0, keepdims=True))
 
 
+def test_rows_of_several_steps_with_an_array(backend):
+    """The sums that the gradient of an array takes leave the rest of the walk alone."""
+    mask = oracle.scattered(3, 70, 0.9, 0)
+    bias = np.random.default_rng(1).standard_normal((1, 1, 3, 70)).astype(np.float32)
+    arrays = drawn(0, mask, (1, 1, 8, 8), np.float32, batch=1)
+    test_options.compared(Pattern.from_mask(mask[0, 0], block_size=(1, 16)), mask, arrays, {"bias": bias},
+                          {"bias": bias}, backend, binned=lambda ds: ds)
+
+
 def test_dk_and_dv_of_cut_rows(backend, cut):
     for pattern, mask in ((patterns.dense(70, 5), oracle.dense(70, 5)), scattered(34, 20, (1, 20))):
         test_attend.compared(pattern, mask, *drawn(5, mask, (1, 1, 8, 12), np.float32, batch=1), backend)

@@ -149,11 +149,11 @@ def make(c: Constants):
                                 cuda.atomic.add(dvalues, at, whole(d[i, j], grain))
             if row_summed:  # here, since the simulator knows `cuda.atomic` in kernels alone
                 for i in range(own):
-                    total, x = ZERO, x_tokens[row + i]
+                    row_sum, x = ZERO, x_tokens[row + i]
                     for j in range(COLUMNS):
-                        total += d[i, j]
+                        row_sum += d[i, j]
                     if x >= 0:
-                        cuda.atomic.add(row_sums, (batch, heads[row + i], x), whole(total, grain))
+                        cuda.atomic.add(row_sums, (batch, heads[row + i], x), whole(row_sum, grain))
             if shaped:
                 apply_slopes(d, slopes)
             if kv:
