@@ -45,6 +45,8 @@ class ndarray(NDArrayOperatorsMixin):
         self._host = host
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        if method == "reduce" and ufunc not in (np.add, np.multiply):
+            raise NotImplementedError(f"{ufunc.__name__}.reduce of CuPy")
         options = _inside(options) if out is None else {**_inside(options), "out": _inside(out)}
         return _outside(getattr(ufunc, method)(*_inside(inputs), **options))
 
@@ -119,6 +121,8 @@ def _outside(x):
 
 def _taking(function):
     def run(*arguments, **options):
+        if "initial" in options:
+            raise TypeError("CuPy's reductions have no initial")
         return _outside(function(*_inside(arguments), **_inside(options)))
 
     return run
@@ -134,7 +138,7 @@ class _Module(types.ModuleType):
             return found
         taking = _taking(found)
         for part in ("reduce", "accumulate", "at"):
-            if hasattr(found, part):
+            if hasattr(found, part) and name in ("add", "multiply"):
                 setattr(taking, part, _taking(getattr(found, part)))
         return taking
 

@@ -10,7 +10,7 @@ from sparseattn.index_ops.cells import Cells, common_lead, from_cells, lines, po
 from sparseattn.index_ops.masks import distinct, pack, unpack
 from sparseattn.index_ops.sorting import repeated, stable_order
 from sparseattn.structure import BlockCSR
-from sparseattn.xp import at_home, library, namespace
+from sparseattn.xp import library, namespace
 
 CHUNK = {"numpy": 1 << 22, "cupy": 1 << 27}  # pairs written out at a time
 
@@ -44,20 +44,19 @@ def join(a, b, operation):
 
 def transpose_blocks(part):
     """The BlockCSR of (key, query) pairs: rows become columns, orders change places. O(blocks)."""
-    with at_home(part.indptr):
-        xp, lead, n_cols = namespace(part.indptr), part.lead, part.n_cols
-        line, at = lines(part, lead)
-        n_lines, cols = lead[0] * lead[1], part.indices[at]
-        stored = xp.bincount(line, minlength=n_lines * part.n_rows).reshape(n_lines, part.n_rows).sum(axis=1)
-        by_col = stable_order(cols, n_cols, stored)
-        counts = xp.bincount(repeated(stored) * n_cols + cols, minlength=n_lines * n_cols)
-        row_of_line = xp.tile(xp.arange(part.n_rows, dtype=np.int32), n_lines)
-        return BlockCSR(
-            part.shape[::-1], part.block_size[::-1], pointers(counts.reshape(*lead, n_cols)), row_of_line[line[by_col]],
-            None if part.mask_ids is None else part.mask_ids[at][by_col],
-            None if part.masks is None else _turned(part.masks, part.block_size[1]),
-            part.k_order, part.q_order, part.heads,
-        )
+    xp, lead, n_cols = namespace(part.indptr), part.lead, part.n_cols
+    line, at = lines(part, lead)
+    n_lines, cols = lead[0] * lead[1], part.indices[at]
+    stored = xp.bincount(line, minlength=n_lines * part.n_rows).reshape(n_lines, part.n_rows).sum(axis=1)
+    by_col = stable_order(cols, n_cols, stored)
+    counts = xp.bincount(repeated(stored) * n_cols + cols, minlength=n_lines * n_cols)
+    row_of_line = xp.tile(xp.arange(part.n_rows, dtype=np.int32), n_lines)
+    return BlockCSR(
+        part.shape[::-1], part.block_size[::-1], pointers(counts.reshape(*lead, n_cols)), row_of_line[line[by_col]],
+        None if part.mask_ids is None else part.mask_ids[at][by_col],
+        None if part.masks is None else _turned(part.masks, part.block_size[1]),
+        part.k_order, part.q_order, part.heads,
+    )
 
 
 def _turned(masks, block_k):

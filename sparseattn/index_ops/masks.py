@@ -45,6 +45,14 @@ def full_mask(block_size, xp=np):
     return mask
 
 
+def any_query(masks):
+    """The keys that some query of each mask attends, uint32 (n_masks, words)."""
+    while masks.shape[1] > 1:
+        half = -(-masks.shape[1] // 2)
+        masks = namespace(masks).concatenate([masks[:, : -half] | masks[:, half:], masks[:, -half : half]], axis=1)
+    return masks[:, 0]
+
+
 def count_bits(masks):
     """Set bits of each mask, int64 (n_masks,)."""
     return np.bitwise_count(masks).sum(axis=(-2, -1), dtype=np.int64)

@@ -15,7 +15,7 @@ from sparseattn.index_ops.transpose import transposed
 from sparseattn.pattern import checking, devices, files, picture, words
 from sparseattn.pattern.builders import Builders
 from sparseattn.pattern.slicing import concatenate, sliced
-from sparseattn.structure import BlockCSR, Memo, Ranges, digest, is_listed
+from sparseattn.structure import BlockCSR, Memo, Ranges, digest
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -156,12 +156,9 @@ class Pattern(Builders):
     @property
     def T(self) -> Pattern:
         """The pattern of (key, query) pairs; kept."""
-        return self.memo.get("T", self._transpose)
+        return self.memo.get("T", lambda: _turned(self))
 
-    def _transpose(self):
-        return _turned(self) if all(is_listed(p) for p in self.parts) else devices.structural(_turned)(self)
-
-    @devices.structural
+    @devices.where_made
     def reblock(self, block_size: tuple[int, int] | int) -> Pattern:
         """The same pairs in tiles of another size; speed only.
 
@@ -357,6 +354,7 @@ class Pattern(Builders):
         return files.load(path)
 
 
+@devices.where_made
 def _turned(pattern):
     """The pattern of (key, query) pairs."""
     parts = [turned for p in pattern.parts for turned in transposed(p)]

@@ -3,8 +3,8 @@
 import functools
 from dataclasses import fields, replace
 
-from sparseattn.structure import Order
-from sparseattn.xp import current_gpu, mover
+from sparseattn.structure import Order, is_listed
+from sparseattn.xp import at_home, current_gpu, mover
 
 
 def named(device):
@@ -24,7 +24,40 @@ def move(pattern, device):
     moved = replace(pattern, parts=tuple(_converted(p, convert) for p in pattern.parts))
     if pattern.device == "cpu":
         moved.memo.get(("on", "cpu"), lambda: pattern)
+        moved.memo.get("origin", lambda: pattern)
     return moved
+
+
+def home(pattern):
+    """The pattern where structures are made of it: itself on the CPU; of a copy on a GPU the one that it was made from,
+    which is there already. What was made on a GPU stays there, if all its orders and numbers of heads are arrays
+    there."""
+    if pattern.device == "cpu" or all(is_listed(p) for p in pattern.parts):
+        return pattern
+    return pattern.memo.get("origin", lambda: pattern if all(map(_in_lists, pattern.parts)) else pattern.to("cpu"))
+
+
+def _in_lists(part):
+    return part.heads is None and not any(o is not None and o.is_affine for o in (part.q_order, part.k_order))
+
+
+def working_on(pattern):
+    """A context in which work goes to the GPU of a pattern, if it is on one."""
+    return at_home(next((x for part in pattern.parts for x in _gpu_arrays(part)), None))
+
+
+def where_made(make):
+    """A function that makes a pattern of one other and numbers: where that is at `home`, else as `structural`."""
+    elsewhere = structural(make)
+
+    @functools.wraps(make)
+    def run(pattern, *others):
+        if home(pattern) is not pattern:
+            return elsewhere(pattern, *others)
+        with working_on(pattern):
+            return make(pattern, *others)
+
+    return run
 
 
 def device_of(pattern):

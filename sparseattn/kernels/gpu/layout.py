@@ -1,8 +1,8 @@
 """What the kernels read of a pattern: its structures in the kernels' tiles, work items, places. Kept on the pattern.
 
-Made on the CPU from the pattern's copy there, then moved; lists of what each query attends are made where they lie. A
-thread block owns a stationary tile and walks the moving rows of its entries: queries and keys for the forward and dq,
-keys and queries for dk and dv.
+Made on the CPU of a pattern from there, then moved; of one that was made on a GPU, by array functions, there. A thread
+block owns a stationary tile and walks the moving rows of its entries: queries and keys for the forward and dq, keys and
+queries for dk and dv.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import numpy as np
 
 from sparseattn.index_ops.algebra import as_blocks, as_tiles, by_order, count_blocks, one_structure
 from sparseattn.index_ops.blocks import reblock
+from sparseattn.index_ops.masks import any_query
 from sparseattn.index_ops.sorting import repeated, stable_order
 from sparseattn.kernels.gpu.target import ROW, ROW_KEYS
-from sparseattn.structure import Array, BlockCSR, Ranges, is_listed
+from sparseattn.pattern.devices import home, working_on
+from sparseattn.structure import Array, BlockCSR, Ranges
 from sparseattn.xp import namespace, on_cpu
 
 SHARES = 396  # a row is cut if it has more than this share of all blocks: three work items each on a GPU of today
@@ -79,21 +81,14 @@ class SharedWalk(NamedTuple):
 
 def forward_structures(pattern, target, bits, bucket) -> tuple[Structure, ...]:
     """The parts with queries as rows. Kept."""
-    return _kept(_source(pattern, ROW_KEYS), target.rows("tile_forward", bits, bucket, 0), ROW_KEYS, target.block_y, 0)
+    return _kept(home(pattern), target.rows("tile_forward", bits, bucket, 0), ROW_KEYS, target.block_y, 0)
 
 
 def backward_structures(pattern, target, bits, bucket, kv) -> tuple[Structure, ...]:
     """The parts with queries (kv = 0) or keys (kv = 1) as rows. Kept."""
     most_keys = target.rows("row_backward", bits, bucket, kv)[0] if kv else ROW_KEYS
     rows = target.rows("tile_backward", bits, bucket, kv)
-    return _kept(_source(pattern, most_keys), rows, most_keys, target.block_y, kv)
-
-
-def _source(pattern, most_keys):
-    """The pattern where its structures are made: on the CPU, but where it lies if each query lists blocks of at most
-    `most_keys` keys, which is a structure already."""
-    alone = len(pattern.parts) == 1 and is_listed(pattern.parts[0]) and pattern.parts[0].block_size[1] <= most_keys
-    return pattern if alone else pattern.to("cpu")
+    return _kept(home(pattern), rows, most_keys, target.block_y, kv)
 
 
 def prepare(pattern, target, backward):
@@ -105,7 +100,8 @@ def prepare(pattern, target, backward):
 
 def _kept(pattern, *sizes):
     """The structures of a pattern, where it lies; `sizes`: rows and most_keys that tiles may have, block_y, kv."""
-    return pattern.memo.get(("gpu structures", *sizes), lambda: _structures(pattern, *sizes))
+    with working_on(pattern):
+        return pattern.memo.get(("gpu structures", *sizes), lambda: _structures(pattern, *sizes))
 
 
 def _structures(pattern, rows, most_keys, block_y, turned):
@@ -186,7 +182,7 @@ def _tables(structure, convert):
         masks = masks[:, 0] if block_x == 1 else masks[:, :, 0]
         live = xp.zeros((1, 1), np.uint32)
     else:
-        live = np.bitwise_or.reduce(masks, axis=1)
+        live = any_query(masks)
     arrays = x_order, y_order, part.indices, mask_ids, masks, live
     dtypes = 4 * (np.int32,) + 2 * (np.uint32,)
     return Tables(*(None if x is None else convert(xp.ascontiguousarray(x, dtype)) for x, dtype in zip(arrays, dtypes)))
@@ -197,7 +193,7 @@ def _list(order, block):
     if order is None:
         return None
     tokens = order.listing()
-    return np.pad(tokens, ((0, 0), (0, 0), (0, -tokens.shape[2] % block)), constant_values=-1).reshape(-1)
+    return namespace(tokens).pad(tokens, ((0, 0), (0, 0), (0, -tokens.shape[2] % block)), constant_values=-1).reshape(-1)
 
 
 def walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert) -> tuple[Walk, ...]:

@@ -31,16 +31,17 @@ def chosen_blocks(chosen, block, stops, n_keys, near=(), block_size=None, share=
 
     chosen : int32 (batch, heads, n_queries, m), rising, -1 for none; block : tokens; stops : int (n_queries,); near :
     (starts, stops) of ranges in the natural order, disjoint from the rest, that begin with a block and end with one or
-    at the query's stop; share : query heads that have a head's choice in common. A part a choice, on the CPU, its
-    queries sorted by the block they chose, so that neighbours share their keys. Few queries, and on a GPU those that
-    many heads share, stay rows of blocks, which lie where `chosen` does.
+    at the query's stop; share : query heads that have a head's choice in common. A part a choice, its queries sorted by
+    the block they chose, so that neighbours share their keys. Few queries, and on a GPU those that many heads share,
+    stay rows of blocks. Both lie where `chosen` does.
     """
     batch, n_heads, n_queries, n_choices = chosen.shape
     shape, size = (n_queries, n_keys), tiles(block_size)
     if n_queries * block < CLASS * n_keys or (library(chosen) == "cupy" and share >= SHARED):
         return listed_blocks(_with_near(chosen, block, near), block, stops, n_keys)
-    chosen, parts = on_cpu(chosen), [_in_order(starts, ends, shape, size) for starts, ends in near]
-    parts += [_sorted(chosen[..., choice], block, stops, shape, size) for choice in range(n_choices)]
+    xp = namespace(chosen)
+    parts = [_in_order(xp.asarray(starts), xp.asarray(ends), shape, size) for starts, ends in near]
+    parts += [_sorted(chosen[..., choice], block, xp.asarray(stops), shape, size) for choice in range(n_choices)]
     return Pattern.from_parts(parts, shape, batch, n_heads)
 
 
@@ -76,15 +77,16 @@ def _with_near(chosen, block, near):
 
 
 def _in_order(starts, stops, shape, size):
-    starts, stops = canonical(np.clip(starts, 0, shape[1]), np.clip(stops, 0, shape[1]))
+    starts, stops = canonical(starts.clip(0, shape[1]), stops.clip(0, shape[1]))
     return Ranges(shape, starts.reshape(1, 1, -1), stops.reshape(1, 1, -1), block_size=size)
 
 
 def _sorted(block_of, block, stops, shape, size):
     """One choice of each query, int32 (batch, heads, n_queries), as ranges."""
+    xp = namespace(block_of)
     small = np.int16 if shape[1] // block < 1 << 15 else np.int32  # sorted in linear time
-    tokens = np.argsort(block_of.astype(small), axis=2, kind="stable").astype(np.int32)
-    block_of = np.take_along_axis(block_of, tokens, axis=2)
-    ends = np.minimum((block_of + 1) * block, stops[tokens])
-    starts, ends = canonical(np.maximum(block_of, 0) * block, np.where(block_of < 0, 0, ends))
+    tokens = xp.argsort(block_of.astype(small), axis=2, kind="stable").astype(np.int32)
+    block_of = xp.take_along_axis(block_of, tokens, axis=2)
+    ends = xp.minimum((block_of + 1) * block, stops[tokens])
+    starts, ends = canonical(xp.maximum(block_of, 0) * block, xp.where(block_of < 0, 0, ends))
     return Ranges(shape, starts, ends, Order.listed(tokens, shape[0]), block_size=size)
