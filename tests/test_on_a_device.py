@@ -76,6 +76,13 @@ LISTED = {
     "MoBA of odd chunks": lambda there, q, k, scores: patterns.moba(
         there(q[:, :, :300]), there(k[:, :, :370]), chunk_size=25, top_k=4, block_size=(16, 64)),
     "best blocks": lambda there, q, k, scores: patterns.block_top_k(there(q), there(k), block_size=16, n_blocks=5),
+    "LSH": lambda there, q, k, scores: patterns.lsh(
+        there(q), n_buckets=[2, 6], n_hashes=3, chunk_length=32, causal=True),
+    "LSH of odd chunks": lambda there, q, k, scores: patterns.lsh(
+        there(q[:, :, :301]), there(k[:, :1, :301]), n_buckets=6, n_hashes=2, chunk_length=70, chunks_after=1,
+        valid=scores[:, 0, :301, 0] < 0.8, block_size=(32, 64)),
+    "LSH of one bucket": lambda there, q, k, scores: patterns.lsh(
+        there(q), n_buckets=6, n_hashes=3, chunk_length=40, same_bucket=True),
     "few queries": lambda there, q, k, scores: patterns.quest(
         there(q[:, :, :2]), there(k), page_size=16, token_budget=64),
 }

@@ -1,15 +1,20 @@
-"""Hash rounds as parts of a pattern: tokens sorted by bucket and cut into chunks, which see their neighbours."""
+"""Hash rounds as parts of a pattern: tokens sorted by bucket and cut into chunks, which see their neighbours. All lies
+where the buckets do."""
 
+import functools
+import operator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from sparseattn.index_ops.cells import Cells, refuse_too_many_masks
+from sparseattn.selection.meetings import round_tiles
 from sparseattn.selection.sharing import for_each
 from sparseattn.selection.sorting import by_class, places
 from sparseattn.selection.tiles import masked_tiles
 from sparseattn.structure import Order
+from sparseattn.xp import library, namespace
 
 TILE = 64  # largest side of a tile, in slots
 
@@ -32,19 +37,19 @@ def sort_rounds(buckets, n_buckets, length, live):
     `length`, the last one short; `live` (1 | batch, n) bool or None: the others leave their slots empty."""
     (*lead, n_hashes, n), pieces = buckets.shape, -(-length // TILE)
     tile, per_round = -(-length // pieces), -(-n // length)
-    order = by_class(buckets, n_buckets)
+    xp, order = namespace(buckets), by_class(buckets, n_buckets)
     slot = places(order)
-    chunks = slot // length + np.arange(n_hashes, dtype=np.int32)[:, None] * np.int32(per_round)
+    chunks = slot // length + xp.arange(n_hashes, dtype=np.int32)[:, None] * np.int32(per_round)
     if live is not None:
-        there = np.broadcast_to(live[:, None, None], buckets.shape)
-        order = np.where(np.take_along_axis(there, order, 3), order, -1)
+        there = xp.broadcast_to(live[:, None, None], buckets.shape)
+        order = xp.where(xp.take_along_axis(there, order, 3), order, -1)
     shape = *lead, n_hashes, per_round, pieces, tile
     if pieces * tile * per_round != n:
-        whole = np.full((*lead, n_hashes, per_round * length), -1, np.int32)
+        whole = xp.full((*lead, n_hashes, per_round * length), -1, np.int32)
         whole[..., :n] = order
-        order = np.full((*lead, n_hashes, per_round, pieces * tile), -1, np.int32)
+        order = xp.full((*lead, n_hashes, per_round, pieces * tile), -1, np.int32)
         order[..., :length] = whole.reshape(*lead, n_hashes, per_round, length)
-    by_token = (np.ascontiguousarray(np.swapaxes(x, 2, 3)) for x in (chunks, buckets))
+    by_token = (xp.ascontiguousarray(x.swapaxes(2, 3)) for x in (chunks, buckets))
     return Sorted(order.reshape(shape), *by_token, slot[:, :, 0], length)
 
 
@@ -58,18 +63,32 @@ def round_parts(q, k, same_bucket, window, once, causal, apart):
     batch, n_heads, n_hashes, per_round, pieces, tile = q.tokens.shape
     before = min(window[0], n_hashes * per_round - 1)
     seen = before + 1 + min(window[1], n_hashes * per_round - 1 - before)
-    n_rows, n_tiles = per_round * pieces, seen * pieces
-    refuse_too_many_masks(batch * n_heads * n_hashes * n_rows * n_tiles, (tile, tile))
-    masks = [np.empty((batch, n_heads, n_rows, n_tiles, tile, -(-tile // 32)), np.uint32) for _ in range(n_hashes)]
-    states = [np.empty(x.shape[:4], np.int8) for x in masks]
+    refuse_too_many_masks(batch * n_heads * n_hashes * per_round * pieces * seen * pieces, (tile, tile))
+    fill = _by_arrays if library(q.tokens) == "cupy" else _compiled
+    masks, states, met = fill(q, k, same_bucket, (before, seen), (once, causal, apart))
+    if apart:
+        _keep_alone(masks[0], states[0], met, q, before)
+    return [_part(r, masks[r], states[r], q, k, before, seen) for r in range(n_hashes)]
+
+
+def _by_arrays(q, k, *rules):
+    """Lists of the masks and states of all rounds, and which tokens have a key."""
+    masks, states, met = zip(*(round_tiles(r, q, k, *rules) for r in range(q.tokens.shape[2])))
+    return list(masks), list(states), functools.reduce(operator.or_, met)
+
+
+def _compiled(q, k, same_bucket, window, rules):
+    """As `_by_arrays`, of NumPy's arrays."""
+    batch, n_heads, n_hashes, per_round, pieces, tile = q.tokens.shape
+    shape = batch, n_heads, per_round * pieces, window[1] * pieces
+    masks = [np.empty((*shape, tile, -(-tile // 32)), np.uint32) for _ in range(n_hashes)]
+    states = [np.empty(shape, np.int8) for _ in range(n_hashes)]
     met = np.zeros(q.places.shape, bool)
     n_buckets = 0
     if same_bucket:
         q, k, n_buckets = _renumbered(q, k)
-    _fill(masks, states, met, q, k, n_buckets, (before, seen), (once, causal, apart))
-    if apart:
-        _keep_alone(masks[0], states[0], met, q, before)
-    return [_part(r, masks[r], states[r], q, k, before, seen) for r in range(n_hashes)]
+    _fill(masks, states, met, q, k, n_buckets, window, rules)
+    return masks, states, met
 
 
 def _renumbered(q, k):
@@ -106,27 +125,28 @@ def _rising(side, at):
 
 def _keep_alone(masks, states, met, q, before):
     """Give each query without a key itself, in its own tile of round 0."""
-    pieces, tile = q.tokens.shape[4:]
-    b, h, token = np.nonzero(~met)
-    chunk, at = np.divmod(q.places[b, h, token], q.length)
-    piece, i = np.divmod(at, tile)
+    xp, (pieces, tile) = namespace(met), q.tokens.shape[4:]
+    b, h, token = xp.nonzero(~met)
+    chunk, at = xp.divmod(q.places[b, h, token], q.length)
+    piece, i = xp.divmod(at, tile)
     here = q.tokens[b, h, 0, chunk, piece, i] == token  # not of a query that is nobody
     b, h, chunk, piece, i = (x[here] for x in (b, h, chunk, piece, i))
     tile_of = b, h, chunk * pieces + piece, before * pieces + piece
     masks[tile_of + (i, i >> 5)] |= np.uint32(1) << (i & 31).astype(np.uint32)
     single = (q.tokens[b, h, 0, chunk, piece] >= 0).sum(axis=-1) == 1
-    states[tile_of] = np.where(single, 1, 0)
+    states[tile_of] = xp.where(single, 1, 0)
 
 
 def _part(r, masks, states, q, k, before, seen):
     """Round r as a BlockCSR, its keys the chunks that its queries see, in order."""
     (batch, n_heads, _, per_round, pieces, tile), n = q.tokens.shape, q.places.shape[2]
-    around = (np.arange(per_round + seen - 1) + r * per_round - before) % (k.tokens.shape[2] * per_round)
+    xp = namespace(q.tokens)
+    around = (xp.arange(per_round + seen - 1) + r * per_round - before) % (k.tokens.shape[2] * per_round)
     keys = k.tokens.reshape(batch, n_heads, -1, pieces * tile)[:, :, around].reshape(batch, n_heads, -1)
     orders = (Order.listed(x, n) for x in (q.tokens[:, :, r].reshape(batch, n_heads, -1), keys))
     cells = Cells((n, n), (tile, tile), (batch, n_heads), None, None, None, *orders)
     n_rows, n_cols = cells.grid
-    line = np.arange(batch * n_heads * n_rows)[:, None]
-    numbers = line * n_cols + line % n_rows // pieces * pieces + np.arange(seen * pieces)
+    line = xp.arange(batch * n_heads * n_rows)[:, None]
+    numbers = line * n_cols + line % n_rows // pieces * pieces + xp.arange(seen * pieces)
     cells = replace(cells, numbers=numbers.ravel())
     return masked_tiles(cells, states.ravel(), masks.reshape(-1, *masks.shape[4:]))

@@ -1,13 +1,17 @@
-"""Tokens sorted by class."""
+"""Tokens sorted by class. Of either library."""
 
 import numpy as np
+
+from sparseattn.xp import library, namespace
 
 
 def by_class(classes, n_classes):
     """The tokens of each line sorted by class, those of one class in order: int32 like `classes` (..., n).
 
-    classes: int32 from 0 to n_classes - 1. A counting sort: O(n + n_classes) a line.
+    classes: int32 from 0 to n_classes - 1. A counting sort: O(n + n_classes) a line; of CuPy the library's.
     """
+    if library(classes) == "cupy":
+        return namespace(classes).argsort(classes, axis=-1, kind="stable").astype(np.int32)
     from sparseattn.selection.compiled import sort_by_class
 
     tokens = np.empty(classes.shape, np.int32)
@@ -21,6 +25,8 @@ def by_class(classes, n_classes):
 
 def places(tokens):
     """The slot of each token in each line of a listing (..., n) of all of them, int32 of the same shape."""
+    if library(tokens) == "cupy":
+        return namespace(tokens).argsort(tokens, axis=-1).astype(np.int32)
     from sparseattn.selection.compiled import slots_of_tokens
 
     slots = np.empty_like(tokens)

@@ -11,7 +11,7 @@ from sparseattn.patterns.content.inputs import heads, keys_for, valid_tokens
 from sparseattn.selection.cached import recent_in_bucket
 from sparseattn.selection.hashing import draw_rotations, hash_buckets
 from sparseattn.selection.rounds import round_parts, sort_rounds
-from sparseattn.xp import device_of, library, on_cpu, on_its_device
+from sparseattn.xp import device_of, library, namespace, on_its_device
 
 
 @on_its_device
@@ -82,15 +82,15 @@ def lsh(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks
     which w are seen, O(n_hashes * n * (columns * head_dim + m * w / 64)) time and n_hashes * n * m * w / 8 bytes a
     head.
 
-    CuPy's arrays are hashed on their GPU. This waits for it: the structure is made on the CPU, then moved. There
-    projections are a library's products as they come, near or not.
+    CuPy's arrays are hashed and sorted on their GPU, and what the kernels read is made there. This waits for it: sizes
+    follow from what the arrays hold. There projections are a library's products as they come, near or not.
 
     References
     ----------
     .. [1] Kitaev et al., Reformer, arXiv:2001.04451, section 2 and appendix A.
     """
     size = tiles(block_size)
-    if k is not None and np.ndim(q) >= 2 and np.ndim(k) >= 2 and np.shape(q)[-2] < np.shape(k)[-2]:
+    if min(getattr(x, "ndim", 0) for x in (q, k)) >= 2 and q.shape[-2] < k.shape[-2]:
         most = positive(n_hashes, "n_hashes") * positive(chunk_length, "chunk_length")
         most *= 1 + at_least_0(chunks_before, "chunks_before")
         return _over_cache(q, k, bucket_factors(n_buckets), n_hashes, most, rotations, seed, valid, size)
@@ -114,7 +114,7 @@ def _over_cache(q, k, factors, n_hashes, most, rotations, seed, valid, size):
 
 def hash_rounds(q, k=None, *, n_buckets, n_hashes, chunk_length, chunks_before=1, chunks_after=0, causal=False,
                 same_bucket=False, rotations=None, seed=0, valid=None, once=True):
-    """(parts, shape, batch, n_heads) of `lsh`, on the CPU; once=False: a pair stands as often as it meets."""
+    """(parts, shape, batch, n_heads) of `lsh`, where q is; once=False: a pair stands as often as it meets."""
     factors = bucket_factors(n_buckets)
     n_hashes, length = positive(n_hashes, "n_hashes"), positive(chunk_length, "chunk_length")
     window = at_least_0(chunks_before, "chunks_before"), at_least_0(chunks_after, "chunks_after")
@@ -168,7 +168,9 @@ def _rotations(rotations, q, n_hashes, factors, seed):
 
 def _sorted(x, heads_of_x, rotations, factors, length, valid):
     """One side of all rounds, tokens that are not valid behind the others."""
-    buckets, n_buckets = on_cpu(hash_buckets(x, rotations, factors, heads_of_x)), math.prod(factors)
+    buckets, n_buckets = hash_buckets(x, rotations, factors, heads_of_x), math.prod(factors)
     if valid is not None:
-        np.copyto(buckets, n_buckets, where=~valid[:, None, None])
+        xp = namespace(buckets)
+        valid = xp.asarray(valid)
+        buckets = xp.where(valid[:, None, None], buckets, np.int32(n_buckets))
     return sort_rounds(buckets, n_buckets + 1, length, valid)

@@ -45,7 +45,8 @@ def moba(q, k, *, chunk_size, top_k, block_size=None):
     sorted by the chunk they chose, so that tiles are dense: `density_in_tiles` is 0.9 for 16,384 tokens in chunks of
     512. O(n_queries * n_keys / chunk_size * head_dim) time, O(n_queries * top_k) memory. Choosing has no gradient.
 
-    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+    CuPy's arrays are chosen from on their GPU, and the structure is made there. This waits for it: sizes follow from
+    what the arrays hold.
 
     References
     ----------
