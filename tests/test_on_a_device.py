@@ -83,6 +83,10 @@ LISTED = {
         valid=scores[:, 0, :301, 0] < 0.8, block_size=(32, 64)),
     "LSH of one bucket": lambda there, q, k, scores: patterns.lsh(
         there(q), n_buckets=6, n_hashes=3, chunk_length=40, same_bucket=True),
+    "clusters": lambda there, q, k, scores: patterns.clusters(there(q), there(q), q[0, :, :6], window=90),
+    "clusters, causal": lambda there, q, k, scores: patterns.clusters(
+        there(q[:, :, :300]), there(k[:, :1, :333]), q[0, :, :5], window=70, causal=True,
+        valid=scores[:, 0, :333, 0] < 0.8, block_size=(32, 32)),
     "few queries": lambda there, q, k, scores: patterns.quest(
         there(q[:, :, :2]), there(k), page_size=16, token_budget=64),
 }

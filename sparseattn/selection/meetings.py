@@ -1,9 +1,12 @@
-"""Which pairs of a hash round's tiles are kept, by array functions of either library: as `compiled.round_masks`."""
+"""Which pairs meet, in hash rounds and in clusters, tile by tile: by array functions of either library, what
+`compiled.round_masks` and `compiled.cluster_masks` do in loops."""
 
 import numpy as np
 
+from sparseattn.index_ops.cells import refuse_too_many_masks
 from sparseattn.index_ops.masks import pack
-from sparseattn.xp import library, namespace
+from sparseattn.structure import Order
+from sparseattn.xp import library, namespace, on_cpu
 
 CHUNK = {"numpy": 1 << 20, "cupy": 1 << 26}  # pairs looked at together
 
@@ -82,3 +85,82 @@ def _sits_earlier(others, round_of, chunks, length):
         later = (number + 1) * length
         found[:, later:] |= (elsewhere[:, later:] == others[:, number, None, None]).any(axis=2)
     return found
+
+
+def cluster_tiles(q_members, k_members, k_slots, shape, offset, tile):
+    """Rows of tiles of all membership numbers behind each other, as `members.cluster_parts` cuts them: tokens (batch,
+    n_heads, n_rows, tile), the cluster (batch, n_heads, n_rows) of each row, -1 for none, where the numbers begin and
+    end, masks (batch, n_heads, n_rows, pieces, tile, words) of the pairs that meet in no earlier cluster, and states
+    (batch, n_heads, n_rows, pieces) as in `round_tiles`.
+
+    Members: (batch, n_heads, n_clusters, window), -1 for nobody; k_slots: those of keys, (batch, n_heads, n_clusters,
+    pieces, tile_k). offset: query i attends keys up to i + offset; None: all.
+    """
+    xp, lead, (n_clusters, pieces, tile_k) = namespace(q_members), q_members.shape[:2], k_slots.shape[2:]
+    n_lines = lead[0] * lead[1]
+    q_of, k_of = (_clusters_of(x, n) for x, n in zip((q_members, k_members), shape))
+    tokens, cluster, bounds = _rows_by_number(q_members, q_of.shape[2], shape[0], tile)
+    keys_of = k_slots.reshape(n_lines, n_clusters, pieces * tile_k)
+    n_rows = bounds[-1]
+    refuse_too_many_masks(n_lines * n_rows * pieces, (tile, tile_k))
+    masks = xp.empty((n_lines, n_rows, pieces, tile, -(-tile_k // 32)), np.uint32)
+    states = xp.empty((n_lines, n_rows, pieces), np.int8)
+    step = max(CHUNK[library(tokens)] // (n_lines * tile * pieces * tile_k * max(k_of.shape[2], 1)), 1)
+    for number, (first, last) in enumerate(zip(bounds, bounds[1:])):
+        for at in range(first, last, step):
+            rows = slice(at, min(at + step, last))
+            own = tokens[:, rows].reshape(-1, tile)
+            line = xp.arange(n_lines).repeat(rows.stop - rows.start)
+            keys = keys_of[line, cluster[:, rows].reshape(-1)]
+            kept = (keys >= 0)[:, None, :] & (own >= 0)[:, :, None]
+            theirs = k_of[line[:, None], keys][:, None]
+            for earlier in range(number):
+                kept &= ~(theirs == q_of[line[:, None], own, earlier][:, :, None, None]).any(axis=3)
+            if offset is not None:
+                kept &= keys[:, None, :] <= own[:, :, None] + offset
+            tiles = kept.reshape(len(own), tile, pieces, tile_k).swapaxes(1, 2)
+            lacks = ~tiles & (keys >= 0).reshape(len(own), pieces, 1, tile_k) & (own >= 0)[:, None, :, None]
+            state = xp.where(tiles.any(axis=(2, 3)), ~lacks.any(axis=(2, 3)), -1)
+            masks[:, rows] = pack(tiles).reshape(n_lines, -1, *masks.shape[2:])
+            states[:, rows] = state.reshape(n_lines, -1, pieces)
+    return (*(x.reshape(*lead, *x.shape[1:]) for x in (tokens, cluster)), bounds,
+            *(x.reshape(*lead, *x.shape[1:]) for x in (masks, states)))
+
+
+def _places_of(members, n_tokens):
+    """Of the members that are somebody: their line, cluster, token, and in how many clusters before they are; int."""
+    xp, (batch, n_heads, n_clusters, window) = namespace(members), members.shape
+    numbers = Order.listed(members.reshape(batch, n_heads, -1), n_tokens).occurrence().reshape(-1)
+    somebody = xp.flatnonzero(members.reshape(-1) >= 0)
+    line, at = xp.divmod(somebody, n_clusters * window)
+    return line, at // window, members.reshape(-1)[somebody], numbers[somebody]
+
+
+def _clusters_of(members, n_tokens):
+    """The clusters of each token, int32 (lines, n_tokens, most of a token), rising, -1 behind them."""
+    xp, (line, cluster, token, number) = namespace(members), _places_of(members, n_tokens)
+    most = int(number.max()) + 1 if number.size else 0
+    found = xp.full((members.shape[0] * members.shape[1], n_tokens, most), -1, np.int32)
+    found[line, token, number] = cluster
+    return found
+
+
+def _rows_by_number(members, n_numbers, n_tokens, tile):
+    """Tokens (lines, n_rows, tile) and cluster (lines, n_rows) of rows of tiles, number after number and in each cluster
+    after cluster, -1 elsewhere; and where the numbers begin and end."""
+    xp, (line, cluster, token, number) = namespace(members), _places_of(members, n_tokens)
+    n_lines, n_clusters = members.shape[0] * members.shape[1], members.shape[2]
+    group = (line * n_numbers + number) * n_clusters + cluster
+    sizes = xp.bincount(group, minlength=n_lines * n_numbers * n_clusters)
+    rows = (-(-sizes // tile)).reshape(n_lines, n_numbers, n_clusters)
+    most = on_cpu(rows.sum(axis=2)).max(axis=0, initial=0)
+    bounds = [0, *np.cumsum(most).tolist()]
+    order = xp.argsort(group, kind="stable")
+    rank = xp.empty(group.size, np.int64)
+    rank[order] = xp.arange(group.size) - (xp.cumsum(sizes) - sizes)[group[order]]
+    row = xp.asarray(bounds)[number] + (xp.cumsum(rows, axis=2) - rows).reshape(-1)[group] + rank // tile
+    tokens = xp.full((n_lines, bounds[-1], tile), -1, np.int32)
+    owner = xp.full((n_lines, bounds[-1]), -1, np.int32)
+    tokens[line, row, rank % tile] = token
+    owner[line, row] = cluster
+    return tokens, owner, bounds

@@ -8,10 +8,11 @@ import numpy as np
 from sparseattn.index_ops.cells import Cells, refuse_too_many_masks
 from sparseattn.selection.adding import sums_by_class
 from sparseattn.selection.eights import in_eights, rounding
+from sparseattn.selection.meetings import cluster_tiles
 from sparseattn.selection.tiles import masked_tiles
 from sparseattn.selection.topk import CHUNK, row_slices, top_of_rows
 from sparseattn.structure import Order
-from sparseattn.xp import compute_dtype, library, namespace, on_cpu
+from sparseattn.xp import compute_dtype, library, namespace
 
 TILE_Q, TILE_K = 16, 64  # largest sides of a tile, in slots
 
@@ -23,11 +24,11 @@ def cluster_members(x, heads, means, window, valid):
     n_heads, n_clusters, window), rising, -1 behind where there are fewer.
 
     x: (batch, any heads, n, head_dim), heads: which of them each head of the means takes; means (n_heads, n_clusters,
-    head_dim), of either library for CuPy's x; valid: bool of NumPy (1 | batch, n) or None. NaN is never taken. On the
-    CPU.
+    head_dim), of either library for CuPy's x; valid: bool of NumPy (1 | batch, n) or None. NaN is never taken. In the
+    library of x.
     """
     if library(x) == "cupy":
-        return on_cpu(members_by_products(x, heads, means, window, valid))
+        return members_by_products(x, heads, means, window, valid)
     from sparseattn.selection.compiled import inverse_lengths, top_of_clusters
 
     (n_heads, n_clusters, head_dim), batch, n = means.shape, x.shape[0], x.shape[2]
@@ -119,19 +120,16 @@ def memberships(members, n):
 def cluster_parts(q_members, k_members, shape, offset):
     """Pairs of queries and keys in the same cluster, as a BlockCSR for each membership number: a query stands in part m
     in its m-th cluster, with the keys that it has not met in an earlier one. Members: (batch, n_heads, n_clusters,
-    window). offset: query i attends keys up to i + offset; None: all."""
-    lead = q_members.shape[:2]
+    window). offset: query i attends keys up to i + offset; None: all. Of either library."""
+    xp, lead = namespace(q_members), q_members.shape[:2]
     pieces = max(-(-k_members.shape[3] // TILE_K), 1)
     tile_k = -(-k_members.shape[3] // pieces)
-    k_slots = np.full((*k_members.shape[:3], pieces * tile_k), -1, np.int32)
+    k_slots = xp.full((*k_members.shape[:3], pieces * tile_k), -1, np.int32)
     k_slots[..., : k_members.shape[3]] = k_members
     k_order = Order.listed(k_slots.reshape(*lead, -1), shape[1])
     k_slots = k_slots.reshape(*k_members.shape[:3], pieces, tile_k)
-    sides = {at: tuple(memberships(x[at], n) for x, n in zip((q_members, k_members), shape)) for at in np.ndindex(lead)}
-    tokens, cluster, bounds = _rows([q for q, _ in sides.values()], lead)
-    # who is new in a cluster meets all of it: nothing to work out
-    whole = bounds[min(1, len(bounds) - 1)] if offset is None and (k_slots >= 0).all() else 0
-    masks, states = _masks(sides, tokens, cluster, k_slots, offset, whole)
+    cut = cluster_tiles if library(q_members) == "cupy" else _compiled
+    tokens, cluster, bounds, masks, states = cut(q_members, k_members, k_slots, shape, offset, TILE_Q)
     parts = []
     for rows in map(slice, bounds, bounds[1:]):
         orders = Order.listed(tokens[:, :, rows].reshape(*lead, -1), shape[0]), k_order
@@ -140,24 +138,35 @@ def cluster_parts(q_members, k_members, shape, offset):
     return parts
 
 
+def _compiled(q_members, k_members, k_slots, shape, offset, tile):
+    """As `cluster_tiles`, of NumPy's arrays."""
+    lead = q_members.shape[:2]
+    sides = {at: tuple(memberships(x[at], n) for x, n in zip((q_members, k_members), shape)) for at in np.ndindex(lead)}
+    tokens, cluster, bounds = _rows([q for q, _ in sides.values()], lead, tile)
+    # who is new in a cluster meets all of it: nothing to work out
+    whole = bounds[min(1, len(bounds) - 1)] if offset is None and (k_slots >= 0).all() else 0
+    return tokens, cluster, bounds, *_masks(sides, tokens, cluster, k_slots, offset, whole)
+
+
 def _part(cells, cluster, masks, states):
     """The BlockCSR of rows of tiles that each see all pieces of their cluster's keys; of cluster -1: no row."""
-    lines, pieces = np.flatnonzero(cluster >= 0), masks.shape[3]
-    numbers = lines[:, None] * cells.grid[1] + cluster[lines, None] * pieces + np.arange(pieces)
+    xp, pieces = namespace(cluster), masks.shape[3]
+    lines = xp.flatnonzero(cluster >= 0)
+    numbers = lines[:, None] * cells.grid[1] + cluster[lines, None] * pieces + xp.arange(pieces)
     masks, states = (x.reshape(-1, *x.shape[3:])[lines] for x in (masks, states))
     return masked_tiles(replace(cells, numbers=numbers.ravel()), states.ravel(), masks.reshape(-1, *masks.shape[2:]))
 
 
-def _rows(heads, lead):
-    """Rows of tiles of all membership numbers behind each other, cluster after cluster: tokens (*lead, n_rows, TILE_Q)
-    and the cluster (*lead, n_rows) of each, -1 for none, and where the numbers begin and end."""
+def _rows(heads, lead, tile):
+    """Rows of tiles of all membership numbers behind each other, cluster after cluster: tokens (*lead, n_rows, tile) and
+    the cluster (*lead, n_rows) of each, -1 for none, and where the numbers begin and end."""
     from sparseattn.selection.compiled import rows_of_membership
 
-    none = np.empty((0, TILE_Q), np.int32), np.empty(0, np.int32)
+    none = np.empty((0, tile), np.int32), np.empty(0, np.int32)
     n_parts = 1 + max((q.numbers.max(initial=-1) for q in heads), default=-1)
     counts = [max(rows_of_membership(q.members, q.numbers, number, *none) for q in heads) for number in range(n_parts)]
     bounds = [0, *np.cumsum(counts).tolist()]
-    tokens = np.full((*lead, bounds[-1], TILE_Q), -1, np.int32)
+    tokens = np.full((*lead, bounds[-1], tile), -1, np.int32)
     cluster = np.full((*lead, bounds[-1]), -1, np.int32)
     for at, q in zip(np.ndindex(lead), heads):
         for number, rows in enumerate(map(slice, bounds, bounds[1:])):
@@ -166,13 +175,13 @@ def _rows(heads, lead):
 
 
 def _masks(sides, tokens, cluster, k_slots, offset, first):
-    """Masks (*lead, n_rows, pieces, TILE_Q, words) and states (*lead, n_rows, pieces); the first `first` rows are full.
+    """Masks (*lead, n_rows, pieces, tile, words) and states (*lead, n_rows, pieces); the first `first` rows are full.
     """
     from sparseattn.selection.compiled import cluster_masks
 
-    pieces, tile_k = k_slots.shape[3:]
-    refuse_too_many_masks(cluster.size * pieces, (TILE_Q, tile_k))
-    masks = np.empty((*cluster.shape, pieces, TILE_Q, -(-tile_k // 32)), np.uint32)
+    (pieces, tile_k), tile = k_slots.shape[3:], tokens.shape[3]
+    refuse_too_many_masks(cluster.size * pieces, (tile, tile_k))
+    masks = np.empty((*cluster.shape, pieces, tile, -(-tile_k // 32)), np.uint32)
     states = np.ones(masks.shape[:4], np.int8)
     for at, (q, k) in sides.items():
         order = first + np.argsort(cluster[at][first:], kind="stable")

@@ -15,7 +15,7 @@ from sparseattn.patterns.content.inputs import heads, keys_for, real, valid_toke
 from sparseattn.selection.adding import add_rows
 from sparseattn.structure import Ranges
 from sparseattn.variants.arguments import n_tokens
-from sparseattn.xp import compute_dtype, device_of, library, namespace, on_its_device
+from sparseattn.xp import compute_dtype, device_of, library, namespace, on_cpu, on_its_device
 
 Array = Any
 
@@ -101,7 +101,7 @@ def routing(q, k, v, means, *, window, causal=False, shared_qk=False, exclude_se
     means = means_of(means, q4)
     memory = _memory(memory_k, memory_v, means.shape, q4, v4)
     valid = valid_tokens(valid, q4)
-    members = members_of(q4, q4 if shared_qk else k4, means, window, valid)
+    members = tuple(map(on_cpu, members_of(q4, q4 if shared_qk else k4, means, window, valid)))
     return over_members(call, members, memory, causal, exclude_self, eps, backend)
 
 

@@ -57,8 +57,8 @@ def clusters(q, k, means, *, window, causal=False, valid=None, block_size=None):
     of 128 among 16,384 random tokens, less where many tokens are in many clusters, and half of it with `causal`. Where
     queries are not keys, the scores alone take as many multiplications as attention does.
 
-    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved. There
-    scores are a library's products as they come.
+    CuPy's arrays are chosen from on their GPU, and the structure is made there. This waits for it: sizes follow from
+    what the arrays hold. There scores are a library's products as they come.
 
     References
     ----------
