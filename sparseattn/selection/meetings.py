@@ -1,6 +1,8 @@
 """Which pairs meet, in hash rounds and in clusters, tile by tile: by array functions of either library, what
 `compiled.round_masks` and `compiled.cluster_masks` do in loops."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from sparseattn.index_ops.cells import refuse_too_many_masks
@@ -20,7 +22,7 @@ def round_tiles(r, q, k, same_bucket, window, rules):
     causal, apart (no token is its own key).
     """
     tokens, xp, (batch, n_heads, n) = q.tokens, namespace(q.tokens), q.places.shape
-    _, _, n_hashes, per_round, pieces, tile = tokens.shape
+    per_round, pieces, tile = tokens.shape[3:]
     n_rows, n_tiles = per_round * pieces, window[1] * pieces
     masks = xp.empty((batch * n_heads * n_rows, n_tiles, tile, -(-tile // 32)), np.uint32)
     states = xp.empty(masks.shape[:2], np.int8)
@@ -106,7 +108,7 @@ def cluster_tiles(q_members, k_members, k_slots, shape, offset, tile):
     masks = xp.empty((n_lines, n_rows, pieces, tile, -(-tile_k // 32)), np.uint32)
     states = xp.empty((n_lines, n_rows, pieces), np.int8)
     step = max(CHUNK[library(tokens)] // (n_lines * tile * pieces * tile_k * max(k_of.shape[2], 1)), 1)
-    for number, (first, last) in enumerate(zip(bounds, bounds[1:])):
+    for number, (first, last) in enumerate(pairwise(bounds)):
         for at in range(first, last, step):
             rows = slice(at, min(at + step, last))
             own = tokens[:, rows].reshape(-1, tile)
@@ -146,8 +148,8 @@ def _clusters_of(members, n_tokens):
 
 
 def _rows_by_number(members, n_numbers, n_tokens, tile):
-    """Tokens (lines, n_rows, tile) and cluster (lines, n_rows) of rows of tiles, number after number and in each cluster
-    after cluster, -1 elsewhere; and where the numbers begin and end."""
+    """Tokens (lines, n_rows, tile) and cluster (lines, n_rows) of rows of tiles, number after number and in each of
+    them cluster after cluster, -1 elsewhere; and where the numbers begin and end."""
     xp, (line, cluster, token, number) = namespace(members), _places_of(members, n_tokens)
     n_lines, n_clusters = members.shape[0] * members.shape[1], members.shape[2]
     group = (line * n_numbers + number) * n_clusters + cluster

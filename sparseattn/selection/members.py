@@ -158,8 +158,8 @@ def _part(cells, cluster, masks, states):
 
 
 def _rows(heads, lead, tile):
-    """Rows of tiles of all membership numbers behind each other, cluster after cluster: tokens (*lead, n_rows, tile) and
-    the cluster (*lead, n_rows) of each, -1 for none, and where the numbers begin and end."""
+    """Rows of tiles of all membership numbers behind each other, cluster after cluster: tokens (*lead, n_rows, tile)
+    and the cluster (*lead, n_rows) of each, -1 for none, and where the numbers begin and end."""
     from sparseattn.selection.compiled import rows_of_membership
 
     none = np.empty((0, tile), np.int32), np.empty(0, np.int32)

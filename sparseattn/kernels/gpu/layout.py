@@ -193,7 +193,8 @@ def _list(order, block):
     if order is None:
         return None
     tokens = order.listing()
-    return namespace(tokens).pad(tokens, ((0, 0), (0, 0), (0, -tokens.shape[2] % block)), constant_values=-1).reshape(-1)
+    missing = (0, 0), (0, 0), (0, -tokens.shape[2] % block)
+    return namespace(tokens).pad(tokens, missing, constant_values=-1).reshape(-1)
 
 
 def walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert) -> tuple[Walk, ...]:
