@@ -128,6 +128,11 @@ class Order:
         return slots.reshape(*tokens.shape[:2], self.n_tokens)
 
     @property
+    def is_full(self) -> bool:
+        """Whether every slot holds a token."""
+        return self.memo.get("is full", lambda: bool((self.listing() >= 0).all()))
+
+    @property
     def is_onto(self) -> bool:
         """Whether every token sits at some slot, of an order without repeats."""
         return self.memo.get("is onto", lambda: bool((self.inverse() >= 0).all()))

@@ -109,11 +109,17 @@ def test_lists_of_keys_are_walked_where_they_are_chosen(name, cupy):
     for ours, theirs in zip(there, here, strict=True):
         for field in ("places", "items", "n_places", "n_items", "n_slots", "n_groups", "covers"):
             np.testing.assert_array_equal(_host(getattr(ours, field)), getattr(theirs, field))
-        for own, expected in zip(ours.tables, theirs.tables, strict=True):
+        for own, expected in zip(_by_block(ours), _by_block(theirs), strict=True):
             assert (own is None) == (expected is None)
             if own is not None:
                 assert own.dtype == expected.dtype
-                np.testing.assert_array_equal(_host(own), expected)
+                np.testing.assert_array_equal(own, expected)
+
+
+def _by_block(walk):
+    """The tables of a walk on the CPU, masks block by block: a GPU does not look which are alike."""
+    x_order, y_order, indices, ids, masks, live = (None if x is None else _host(x) for x in walk.tables)
+    return x_order, y_order, indices, masks[ids], None if walk.structure.is_row else live[ids]
 
 
 def test_lists_are_transposed_on_their_gpu(monkeypatch):

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 import cuda_on_cpu
+from sparseattn.selection import members
 from sparseattn.selection.adding import add_by_turns, add_rows, sums_by_class, sums_by_product
 from sparseattn.selection.cached import recent_in_bucket
 from sparseattn.selection.coverage import among_best, best, count_to_cover
 from sparseattn.selection.hashing import buckets_of_products, hash_buckets
 from sparseattn.selection.largest import of_rows
+from sparseattn.selection.meetings import cluster_tiles
 from sparseattn.selection.members import cluster_members, members_by_products, sums_by_mean
+from sparseattn.selection.rounds import _by_arrays, _compiled, sort_rounds
 from sparseattn.selection.softmax import diagonal_sums
 from sparseattn.selection.topk import top_of_rows
 
@@ -152,3 +155,40 @@ def test_sums_by_distance(n_rows, n_keys):
     by_distance = [sum(rows[i, n_keys - n_rows + i - d] for i in range(n_rows) if n_keys - n_rows + i >= d)
                    for d in range(n_keys)]
     assert np.allclose(diagonal_sums(rows), by_distance, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("same_bucket", [False, True])
+@pytest.mark.parametrize("rules", [(True, False, True), (True, True, True), (False, True, False), (False, False, True)])
+@pytest.mark.parametrize("n, length, window, padded", [(90, 16, (1, 0), False), (61, 70, (1, 1), True),
+                                                       (150, 70, (2, 1), False), (40, 7, (9, 9), True)])
+def test_pairs_of_hash_rounds(n, length, window, padded, rules, same_bucket):
+    rng = np.random.default_rng(n)
+    live = rng.random((2, n)) < 0.7 if padded else None
+    q, k = (sort_rounds(rng.integers(0, 6, (2, 2, 3, n)).astype(np.int32), 6, length, live) for _ in range(2))
+    if rules[2]:
+        k = q
+    n_chunks = 3 * q.tokens.shape[3]
+    before = min(window[0], n_chunks - 1)
+    seen = before + 1 + min(window[1], n_chunks - 1 - before)
+    wanted, got = (make(q, k, same_bucket, (before, seen), rules) for make in (_compiled, _by_arrays))
+    for ours, theirs in zip((*got[0], *got[1], got[2]), (*wanted[0], *wanted[1], wanted[2]), strict=True):
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("offset", [None, 0, 13])
+@pytest.mark.parametrize("window, padded", [(1, False), (24, False), (37, True), (90, False)])
+def test_pairs_of_clusters(window, padded, offset):
+    rng = np.random.default_rng(window)
+    x = rng.standard_normal((2, 2, 97, 5)).astype(np.float32)
+    means, valid = rng.standard_normal((2, 6, 5)).astype(np.float32), rng.random((2, 97)) < 0.3 if padded else None
+    q, k = (cluster_members(x[:, :, :n], [0, 1], means, window, None if valid is None else valid[:, :n])
+            for n in (84, 97))
+    slots = np.full((*k.shape[:3], 2, -(-k.shape[3] // 2)), -1, np.int32)
+    slots.reshape(*k.shape[:3], -1)[..., : k.shape[3]] = k
+    tokens, cluster, bounds, masks, states = members._compiled(q, k, slots, (84, 97), offset, 16)
+    got = cluster_tiles(q, k, slots, (84, 97), offset, 16)
+    assert got[2] == bounds and got[3].dtype == masks.dtype and got[4].dtype == states.dtype
+    for ours, theirs in zip((got[0], got[1], got[4]), (tokens, cluster, states), strict=True):
+        assert np.array_equal(ours, theirs)
+    partial = states == 0  # of full and empty tiles nobody reads the mask
+    assert np.array_equal(got[3][partial], masks[partial]) and (partial.any() or window == 1)

@@ -7,7 +7,7 @@ from math import gcd
 import numpy as np
 
 from sparseattn.index_ops.cells import Cells, common_lead, from_cells, lines, pointers, refuse_too_many_masks, to_cells
-from sparseattn.index_ops.masks import distinct, pack, unpack
+from sparseattn.index_ops.masks import pack, shared, unpack
 from sparseattn.index_ops.sorting import repeated, stable_order
 from sparseattn.structure import BlockCSR
 from sparseattn.xp import library, namespace
@@ -123,7 +123,7 @@ def merge_cells(cells, block_size):
         which = xp.searchsorted(parents, parent[members]) - at
         whole[which, row[members] % n_q, col[members] % n_k] = child[cells.ids[members]]
         packed = pack(whole.swapaxes(2, 3).reshape((-1,) + tuple(block_size)))
-        kept, same = distinct(packed)
+        kept, same = shared(packed)
         masks.append(packed[kept])
         ids.append(same + count)
         count += kept.size

@@ -110,6 +110,8 @@ def live_slots(order, n_slots, block, xp=np):
 def _live_in_list(order, block):
     tokens = order.listing()
     xp, n_blocks = namespace(tokens), -(-tokens.shape[2] // block)
+    if tokens.shape[2] % block == 0 and order.is_full:
+        return xp.zeros((1, 1, n_blocks), np.int64), xp.ones((1, block), bool)
     live = xp.zeros(tokens.shape[:2] + (n_blocks * block,), bool)
     live[..., : tokens.shape[2]] = tokens >= 0
     rows = xp.concatenate([xp.ones((1, block), bool), live.reshape(-1, block)])
@@ -119,7 +121,7 @@ def _live_in_list(order, block):
 
 
 def from_cells(cells):
-    """The canonical BlockCSR: no empty block, whole blocks unmasked, masks distinct and used."""
+    """The canonical BlockCSR: no empty block, whole blocks unmasked; on the CPU masks distinct and used."""
     numbers, ids, masks = _settle(cells)
     return as_structure(replace(cells, numbers=numbers, ids=ids, masks=masks))
 
@@ -145,14 +147,16 @@ def _settle(cells):
     verdict = state[cells.ids]  # 1 complete, -1 empty
     _judge_with_dead_slots(cells, verdict)
     numbers, ids, partial = cells.numbers, cells.ids, verdict == 0
-    keep = verdict >= 0
-    if not keep.all():
+    keep = xp.flatnonzero(verdict >= 0)
+    if keep.size < ids.size:
         numbers, ids, partial = numbers[keep], ids[keep], partial[keep]
-    used, which = xp.unique(ids[partial], return_inverse=True)
+    if library(ids) == "cupy":  # masks as they are, used or not
+        return numbers, xp.where(partial, 1 + ids, 0).astype(np.int32), xp.concatenate([full, cells.masks])
+    used, which = np.unique(ids[partial], return_inverse=True)
     first, same = distinct(cells.masks[used])
-    new_ids = xp.zeros(ids.size, np.int32)
+    new_ids = np.zeros(ids.size, np.int32)
     new_ids[partial] = 1 + same[which.reshape(-1)]
-    return numbers, new_ids, xp.concatenate([full, cells.masks[used][first]])
+    return numbers, new_ids, np.concatenate([full, cells.masks[used][first]])
 
 
 def _judge_with_dead_slots(cells, verdict):

@@ -48,8 +48,11 @@ def full_mask(block_size, xp=np):
 def any_query(masks):
     """The keys that some query of each mask attends, uint32 (n_masks, words)."""
     while masks.shape[1] > 1:
-        half = -(-masks.shape[1] // 2)
-        masks = namespace(masks).concatenate([masks[:, : -half] | masks[:, half:], masks[:, -half : half]], axis=1)
+        half, odd = divmod(masks.shape[1], 2)
+        both = masks[:, :half] | masks[:, half : 2 * half]
+        if odd:
+            both[:, 0] |= masks[:, -1]
+        masks = both
     return masks[:, 0]
 
 
@@ -72,6 +75,15 @@ def distinct(rows):
         # two rows met under one number: compare whole rows instead
         _, first, which = xp.unique(flat, axis=0, return_index=True, return_inverse=True)
     return first, which.reshape(-1)
+
+
+def shared(masks):
+    """As `distinct`, of masks of blocks: each need stand but once. On a GPU each stands by itself: to compare them
+    takes longer than it saves."""
+    if library(masks) == "cupy":
+        own = namespace(masks).arange(len(masks))
+        return own, own
+    return distinct(masks)
 
 
 def _mixed(flat):

@@ -56,10 +56,15 @@ def without_repeats(part):
     """The part as parts in whose key order no token repeats, so that it has an inverse. Of either library."""
     if part.k_order is None or not part.k_order.repeats:
         return [part]
-    tokens, turn = part.k_order.listing(), part.k_order.occurrence()
-    where = namespace(tokens).where
-    orders = [Order.listed(where(turn == t, tokens, -1), part.shape[1]) for t in range(int(turn.max()) + 1)]
+    orders = part.k_order.memo.get("turns", lambda: _turns(part.k_order))
     return [from_cells(replace(to_cells(part), k_order=order)) for order in orders]
+
+
+def _turns(order):
+    """Orders without repeats: a token that sits at several slots is in as many of them, and nobody elsewhere."""
+    tokens, turn = order.listing(), order.occurrence()
+    where = namespace(tokens).where
+    return [Order.listed(where(turn == t, tokens, -1), order.n_tokens) for t in range(int(turn.max()) + 1)]
 
 
 class Members:

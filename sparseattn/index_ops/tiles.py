@@ -6,7 +6,7 @@ import numpy as np
 
 from sparseattn.index_ops.cells import Cells, common_lead, from_cells, refuse_too_many_masks, to_cells
 from sparseattn.index_ops.few import cut_few
-from sparseattn.index_ops.masks import between, distinct, full_mask, pack
+from sparseattn.index_ops.masks import between, distinct, full_mask, pack, shared
 from sparseattn.index_ops.ranges import at_queries, composed
 from sparseattn.index_ops.sorting import repeated
 from sparseattn.xp import library, namespace
@@ -23,7 +23,7 @@ def cut(ranges, block_size):
 
 def _cut_many(ranges, block_size):
     """All rows at once."""
-    starts, stops, first, counts = _touched(ranges, block_size)
+    starts, stops, first, counts = _touched(ranges, tuple(block_size))
     cells = Cells(ranges.shape, tuple(block_size), ranges.lead, None, None, None, ranges.q_order, ranges.k_order,
                   ranges.heads)
     xp, line = namespace(counts), repeated(counts)
@@ -36,12 +36,18 @@ def _cut_many(ranges, block_size):
 
 def count_cut(ranges, block_size):
     """How many blocks `cut` gives, at most: those between a row's first and last. O(query slots)."""
-    return int(_touched(ranges, block_size)[3].sum())
+    return int(_touched(ranges, tuple(block_size))[3].sum())
 
 
 def _touched(ranges, block_size):
     """Starts and stops by row of blocks, (lead * n_rows, block_q), and the first block and the number of blocks of each
-    row."""
+    row. Kept on a GPU, where a structure's size is first counted and then cut."""
+    if library(ranges.starts) == "cupy":
+        return ranges.memo.get(("touched", block_size), lambda: _find_touched(ranges, block_size))
+    return _find_touched(ranges, block_size)
+
+
+def _find_touched(ranges, block_size):
     block_q, block_k = block_size
     xp = namespace(ranges.starts)
     starts, stops = (xp.broadcast_to(x, ranges.lead + x.shape[2:]) for x in (ranges.starts, ranges.stops))
@@ -55,6 +61,8 @@ def _touched(ranges, block_size):
 def _by_row(x, block_q):
     """(lead, n_q_slots) to (lead * n_rows, block_q), the last row padded with 0."""
     n_rows = -(-x.shape[2] // block_q)
+    if x.shape[2] == n_rows * block_q:
+        return x.reshape(-1, block_q)
     padded = namespace(x).zeros(x.shape[:2] + (n_rows * block_q,), x.dtype)
     padded[..., : x.shape[2]] = x
     return padded.reshape(-1, block_q)
@@ -71,9 +79,10 @@ def _whole(ranges, starts, stops, line, col, block_size):
     xp = namespace(col)
     if not col.size:
         return xp.zeros(0, bool)
-    live = _live_by_row(ranges.q_order, ranges.lead + ranges.starts.shape[2:], block_size[0], xp)
-    latest = xp.where(live, starts, 0).max(axis=1)
-    soonest = xp.where(live, stops, FAR).min(axis=1)
+    if ranges.n_q_slots % block_size[0] or not (ranges.q_order is None or ranges.q_order.is_full):
+        live = _live_by_row(ranges.q_order, ranges.lead + ranges.starts.shape[2:], block_size[0], xp)
+        starts, stops = xp.where(live, starts, 0), xp.where(live, stops, FAR)
+    latest, soonest = starts.max(axis=1), stops.min(axis=1)
     end = xp.minimum((col + 1) * block_size[1], ranges.n_k_slots)
     return (latest[line] <= col * block_size[1]) & (soonest[line] >= end)
 
@@ -90,14 +99,14 @@ def _masks_of_ranges(starts, stops, line, col, block_size, whole):
         left = (col[piece] * block_k)[:, None]
         edge = [xp.clip(x[line[piece]] - left, 0, block_k).astype(small) for x in (starts, stops)]
         edge = xp.concatenate(edge, axis=1)
-        first, which = distinct(edge)
+        first, which = shared(edge)
         edges.append(edge[first])
         ids[piece] = count + which
         count += first.size
     if not edges:
         return ids, full_mask(block_size, xp)
-    edges = xp.concatenate(edges)
-    first, same = distinct(edges)
+    edges = edges[0] if len(edges) == 1 else xp.concatenate(edges)
+    first, same = shared(edges)
     ids[partial] = 1 + same[ids[partial] - 1]
     refuse_too_many_masks(first.size, block_size)
     masks, step = [full_mask(block_size, xp)], max(chunk // (block_q * block_k), 1)

@@ -60,7 +60,7 @@ def _exchanged(part, starts, stops):
 
 def _without_nobody(order, starts, stops):
     """Empty ranges at slots of nobody."""
-    if order is None:
+    if order is None or order.is_full:
         return starts, stops
     live, where = order.listing() >= 0, namespace(starts).where
     return where(live, starts, 0), where(live, stops, 0)

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparseattn.index_ops.algebra import as_blocks, as_tiles, by_order, count_blocks, one_structure
+from sparseattn.index_ops.algebra import as_tiles, by_order, count_blocks, one_structure
 from sparseattn.index_ops.blocks import reblock
 from sparseattn.index_ops.masks import any_query
 from sparseattn.index_ops.sorting import repeated, stable_order
+from sparseattn.index_ops.tiles import cut
 from sparseattn.kernels.gpu.target import ROW, ROW_KEYS
 from sparseattn.pattern.devices import home, working_on
 from sparseattn.structure import Array, BlockCSR, Ranges
@@ -152,7 +153,7 @@ def _single_tiles(parts, n_heads, most_keys, turned):
 
 
 def _in_blocks(part, size):
-    return as_blocks(replace(part, block_size=size)) if isinstance(part, Ranges) else reblock(part, size)
+    return cut(part, size) if isinstance(part, Ranges) else reblock(part, size)
 
 
 def _best(parts, rows, block_y):
@@ -209,6 +210,8 @@ def walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert) -> tuple[
 def _walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert):
     part = structure.part
     found = _places(structure, batch, n_heads, n_kv_heads, pattern.n_heads, kv)
+    # tiles have few rows, faster to go through on the CPU than to ask a GPU some fifty times
+    rows = part if structure.is_row else replace(part, indptr=on_cpu(part.indptr))
     rounds = found[:, 8]
     launches = []
     for number in range(rounds.max(initial=-1) + 1):
@@ -216,7 +219,7 @@ def _walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert):
         reached = len(chosen) if kv or not structure.is_row else chosen[:, 3].sum()
         covers = (part.heads is None and reached == batch * (n_kv_heads if kv else n_heads)
                   and (part.q_order is None or part.q_order.is_onto))
-        launches.append(_walk(pattern, structure, chosen, _work(part, chosen[:, 9]), covers, convert))
+        launches.append(_walk(pattern, structure, chosen, _work(rows, chosen[:, 9]), covers, convert))
     return tuple(launches)
 
 
