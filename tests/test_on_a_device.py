@@ -87,6 +87,9 @@ LISTED = {
     "clusters, causal": lambda there, q, k, scores: patterns.clusters(
         there(q[:, :, :300]), there(k[:, :1, :333]), q[0, :, :5], window=70, causal=True,
         valid=scores[:, 0, :333, 0] < 0.8, block_size=(32, 32)),
+    "XAttention": lambda there, q, k, scores: patterns.xattention(
+        there(q), there(k), stride=4, block_size=32, threshold=0.6),
+    "sparge": lambda there, q, k, scores: patterns.sparge(there(q), there(k), tau=0.5, theta=-1),
     "few queries": lambda there, q, k, scores: patterns.quest(
         there(q[:, :, :2]), there(k), page_size=16, token_budget=64),
 }

@@ -73,7 +73,7 @@ def test_recent_keys_of_a_bucket(most, padded):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_buckets(dtype, factors, monkeypatch):
     """Whole numbers: their products are exact, and many of them are equal."""
-    monkeypatch.setattr("sparseattn.selection.hashing.CHUNK", 1000)
+    monkeypatch.setattr("sparseattn.selection.hashing.CHUNK", {"numpy": 1000})
     rng = np.random.default_rng(0)
     x = rng.integers(-2, 3, (2, 2, 150, 5)).astype(dtype)
     x[0, 0, 5], x[0, 1, 7], x[1, 0, 9, 2] = 0, np.nan, np.inf
@@ -192,4 +192,4 @@ def test_pairs_of_clusters(window, padded, offset):
     for ours, theirs in zip((got[0], got[1], got[4][there]), (tokens, cluster, states[there]), strict=True):
         assert np.array_equal(ours, theirs)
     partial = (states == 0) & there[..., None]  # of full and empty tiles nobody reads the mask
-    assert np.array_equal(got[3][partial], masks[partial]) and (partial.any() or window == 1)
+    assert np.array_equal(got[3][partial], masks[partial]) and (partial.any() or window == 1 or padded)

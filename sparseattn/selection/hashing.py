@@ -5,7 +5,8 @@ import numpy as np
 from sparseattn.selection.eights import in_eights, rounding
 from sparseattn.xp import compute_dtype, library, namespace
 
-CHUNK = 1 << 22  # projections held at a time: few large products, which threads share best
+# projections held at a time: few large products, which threads share best, and a GPU takes many
+CHUNK = {"numpy": 1 << 22, "cupy": 1 << 26}
 
 
 def draw_rotations(n_heads, head_dim, n_hashes, factors, seed):
@@ -28,7 +29,7 @@ def hash_buckets(x, rotations, factors, heads):
 
     (_, n_heads, head_dim, n_hashes, columns), (batch, _, n, _) = rotations.shape, x.shape
     dtype, buckets = compute_dtype(x.dtype), np.zeros((batch, n_heads, n_hashes, n), np.int32)
-    step, factors = max(CHUNK // (n_hashes * columns), 64), np.array(factors, np.int64)
+    step, factors = max(CHUNK["numpy"] // (n_hashes * columns), 64), np.array(factors, np.int64)
     products = np.empty((n_hashes * columns, min(step, n)), dtype)
     for b, h in np.ndindex(batch, n_heads):
         turns = in_eights(rotations[b % len(rotations), h].transpose(1, 2, 0), dtype)
@@ -52,7 +53,7 @@ def buckets_of_products(x, rotations, factors, heads):
     product decides."""
     xp, (_, n_heads, head_dim, n_hashes, columns), (batch, _, n, _) = namespace(x), rotations.shape, x.shape
     dtype, buckets = compute_dtype(x.dtype), xp.empty((batch, n_heads, n_hashes, n), np.int32)
-    rotations, step = xp.asarray(rotations), max(CHUNK // (n_hashes * columns), 64)
+    rotations, step = xp.asarray(rotations), max(CHUNK[library(x)] // (n_hashes * columns), 64)
     for b, h in np.ndindex(batch, n_heads):
         turns = rotations[b % len(rotations), h].reshape(head_dim, -1).astype(dtype)
         for at in range(0, n, step):

@@ -62,8 +62,10 @@ def _kept(r, row, queries, q, k, same_bucket, window, rules):
     elif once:
         live &= ~_sits_earlier(others, round_of, chunks_k, pieces * tile)
     kept = live[:, None, :] & (queries >= 0)[:, :, None]
+    # rounds that the chunks seen from one lie in, counted from it
+    reach = range(-before // per_round, -(-(seen - 1 - before) // per_round) + 1)
     for earlier in range(r if once else 0):
-        for other in [earlier] if same_bucket else range(n_hashes):
+        for other in [earlier] if same_bucket else {(earlier + away) % n_hashes for away in reach}:
             gone = (chunks_k[:, None, :, other] - chunks_q[:, :, None, earlier] + before) % n_chunks < seen
             if same_bucket:
                 gone &= buckets_k[:, None, :, other] == buckets_q[:, :, None, other]

@@ -9,7 +9,7 @@ from sparseattn.patterns.content.blocks import aligned_offset, causal_blocks
 from sparseattn.selection.coverage import among_best, count_to_cover, cover
 from sparseattn.selection.pooling import block_means, block_sums
 from sparseattn.selection.softmax import diagonal_sums, last_rows, softmax
-from sparseattn.xp import device_of, namespace, on_cpu, on_its_device
+from sparseattn.xp import device_of, namespace, on_its_device
 
 
 @on_its_device
@@ -61,7 +61,8 @@ def flex_prefill(q, k, *, gamma, tau, block_size=128, scale=None, min_budget=1, 
     The published code runs up to two blocks of queries densely, counts keys in 128 whatever the block, and where its
     length is no multiple of 128 cuts distances from the far end; here is none of it.
 
-    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+    CuPy's arrays are chosen from on their GPU, and the structure is made there. This waits for it: sizes follow from
+    what the arrays hold.
 
     References
     ----------
@@ -89,7 +90,7 @@ def flex_prefill(q, k, *, gamma, tau, block_size=128, scale=None, min_budget=1, 
     layout = xp.zeros(q.shape[:2] + behind.shape, bool)
     for b, h in np.ndindex(q.shape[:2] if shape[0] else (0, 0)):
         layout[b, h] = _chosen(inputs.wide(q[b, h]), inputs.wide(k[b, kv_heads[h]]), behind, size, *rule)
-    return causal_blocks(on_cpu(layout), (size, size), shape).to(device_of(q))
+    return causal_blocks(layout, (size, size), shape).to(device_of(q))
 
 
 def _one_size(block_size):

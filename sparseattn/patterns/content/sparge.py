@@ -8,7 +8,7 @@ from sparseattn.patterns.content.blocks import causal_blocks, own_blocks
 from sparseattn.selection.coverage import cover
 from sparseattn.selection.pooling import block_means, likeness
 from sparseattn.selection.softmax import softmax
-from sparseattn.xp import device_of, namespace, on_cpu, on_its_device
+from sparseattn.xp import device_of, namespace, on_its_device
 
 BLOCK_Q, BLOCK_K = 128, 64  # tokens of the rule's blocks
 
@@ -53,7 +53,8 @@ def sparge(q, k, *, tau, theta, scale=None, block_size=None):
     not taken for its own sake. Subtracting the mean key first (``smooth_k``) changes the scores of means though not
     attention: pass ``k - k.mean(axis=-2, keepdims=True)`` here for it.
 
-    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+    CuPy's arrays are chosen from on their GPU, and the structure is made there. This waits for it: sizes follow from
+    what the arrays hold.
 
     References
     ----------
@@ -79,7 +80,7 @@ def sparge(q, k, *, tau, theta, scale=None, block_size=None):
     before, layout = xp.asarray(before), xp.zeros(q.shape[:2] + own.shape, bool)
     for b, h in np.ndindex(q.shape[:2] if own.size else (0, 0)):
         layout[b, h] = _chosen(inputs.wide(q[b, h]), inputs.wide(k[b, kv_heads[h]]), tau, theta, scale, before)
-    pattern = causal_blocks(own | on_cpu(layout), (BLOCK_Q, BLOCK_K), shape)
+    pattern = causal_blocks(xp.asarray(own) | layout, (BLOCK_Q, BLOCK_K), shape)
     return (pattern if size is None else pattern.reblock(size)).to(device_of(q))
 
 

@@ -8,7 +8,7 @@ from sparseattn.patterns.content import inputs
 from sparseattn.patterns.content.blocks import aligned_offset, causal_blocks, own_blocks
 from sparseattn.selection.coverage import cover
 from sparseattn.selection.pooling import antidiagonal_scores
-from sparseattn.xp import device_of, namespace, on_cpu, on_its_device
+from sparseattn.xp import device_of, namespace, on_its_device
 
 
 @on_its_device
@@ -54,7 +54,8 @@ def xattention(q, k, *, block_size=128, stride, threshold, scale=None):
     The published code takes a block too many in its first chunk of queries, where it also loses block 0, and can score
     earlier chunks 0 where its padding is short; neither is done here.
 
-    CuPy's arrays are chosen from on their GPU. This waits for it: the structure is made on the CPU, then moved.
+    CuPy's arrays are chosen from on their GPU, and the structure is made there. This waits for it: sizes follow from
+    what the arrays hold.
 
     References
     ----------
@@ -80,7 +81,7 @@ def xattention(q, k, *, block_size=128, stride, threshold, scale=None):
     for b, h in np.ndindex(q.shape[:2] if own.size else (0, 0)):
         mass = antidiagonal_scores(inputs.wide(q[b, h]), inputs.wide(k[b, kv_heads[h]]), size, stride, scale)
         layout[b, h] = cover(mass, threshold[h], before, first=first)
-    return causal_blocks(on_cpu(layout), (size, size), shape).to(device_of(q))
+    return causal_blocks(layout, (size, size), shape).to(device_of(q))
 
 
 def _sizes(block_size, stride):
