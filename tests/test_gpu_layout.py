@@ -165,3 +165,11 @@ def test_a_walk_that_covers_writes_every_row():
             _, written = visited(pattern, [structure], kv, 2, 4, 2)
             if all(w.covers for w in layout.walks(pattern, structure, 2, 4, 2, kv, np.asarray)):
                 assert (written == 1).all()
+
+
+@pytest.mark.parametrize("n_places, n_items", [(32, 384), (64, 384), (200, 400), (8, 128)])
+def test_pieces_of_few_rows_run_at_once(n_places, n_items):
+    """12 pieces each of 32 rows: 13 would be 416, of which 20 run when all others have ended. 200 rows: 396 are many
+    more than 200."""
+    sizes, leads = np.array([[32768 // 64]]), np.zeros(n_places, np.int64)
+    assert -(-512 // layout._longest(sizes, leads, 64)) * n_places == n_items
