@@ -363,8 +363,8 @@ def _work(part, used_leads):
 
 
 def _longest(sizes, used_leads, block_y):
-    """Blocks that a piece of a row has at most, of rows with `sizes` blocks (leads, n_rows). Where all pieces nearly run
-    at once they are made longer until they do: a few more would take as long again as all others."""
+    """Blocks that a piece of a row has at most, of rows with `sizes` blocks (leads, n_rows). Where all pieces nearly
+    run at once they are made longer until they do: a few more would take as long again as all others."""
     total = int(on_cpu(sizes.sum(axis=1))[used_leads].sum())
     longest = max(LEAST // block_y, -(-total // SHARES), 1)
     if len(used_leads) * sizes.shape[1] > SHARES:
