@@ -2,15 +2,17 @@
 
 Each folder holds an unpacked wheel of NVRTC (nvidia-cuda-nvrtc-cu12, nvidia-cuda-nvrtc). The launch table can ask for
 thousands of sets of constants, hours of compiling. So every version compiles for each architecture a choice of sets in
-which every file has every value of every constant, and the last folder's for sm_90a also one in which any two constants
-of a file have every two values that occur together. --all: every set, by the last folder's, for sm_90a. Sets that only
-GPUs with less shared memory ask for are compiled by the last folder's for one of those: every tile, and every value.
-Every set is held to the shared memory of the smallest architecture that asks for it.
+which every file has every value of every constant. In all these choices together any two constants of a file have every
+two values that occur together for sm_90a. --all: every set, by the last folder's, for sm_90a. Sets that only GPUs with
+less shared memory ask for are compiled by the last folder's for one of those: every tile, and every value. Every set is
+held to the shared memory of the smallest architecture that asks for it.
 """
 
 import argparse
 import ctypes
+import functools
 import itertools
+import operator
 import os
 import pathlib
 import struct
@@ -30,6 +32,7 @@ SMALL = "86"
 MEMORY = {"80": 163 * 1024, "90": 227 * 1024, "90a": 227 * 1024, SMALL: 99 * 1024}  # bytes that a thread block can have
 STATIC = 48 * 1024  # bytes that a kernel can declare without asking
 SYSTEM = 1024  # bytes in front of those that a kernel declares, from sm_90 on
+NUMBERS = itertools.count()  # of combinations of constants
 
 
 def main():
@@ -42,13 +45,14 @@ def main():
     small = {name: new for name, own in found[SMALL].items() if (new := without(own, found["80"][name]))}
     missing = not_launchable(found["80"], MEMORY["80"]) + not_launchable(small, MEMORY[SMALL])
     libraries = [library_in(folder) for folder in args.folders]
+    choices = chosen([found[architecture] for _ in libraries for architecture in ARCHITECTURES])
     failed = 0
     for path in libraries:
-        tables = {architecture: chosen(found[architecture], 1) for architecture in ARCHITECTURES}
+        tables = {architecture: choices.pop(0) for architecture in ARCHITECTURES}
         if path == libraries[-1]:
-            last = found[ARCHITECTURES[-1]]
-            tables[ARCHITECTURES[-1]] = last if args.all else chosen(last, 2)
             tables[SMALL] = {name: of_each_tile(sets) for name, sets in small.items()}
+            if args.all:
+                tables[ARCHITECTURES[-1]] = found[ARCHITECTURES[-1]]
         failed += compile_tables(path, tables)
     sys.exit(bool(failed or missing))
 
@@ -76,8 +80,15 @@ def without(sets, others):
     return [constants for constants in sets if tuple(constants.items()) not in known]
 
 
-def chosen(table, strength):
-    return {name: covering(sets, strength) for name, sets in table.items()}
+def chosen(tables):
+    """Some of the sets of each table: in each of them every value, in all together every two that the last one has."""
+    choices = [{} for _ in tables]
+    for name in tables[-1]:
+        pairs = of_all(tables[-1][name], 2)
+        for table, choice in zip(tables, choices):
+            needed = of_all(table[name], 1) | (pairs if choice is choices[-1] else 0)
+            choice[name], pairs = covering(table[name], needed, pairs)
+    return choices
 
 
 def not_launchable(table, memory):
@@ -100,25 +111,51 @@ def library_in(folder):
     return str(found[0])
 
 
-def covering(sets, strength):
-    """Some of the sets of constants: together they have all that so many constants have together in any of them."""
-    numbers = {}  # of each combination
-    bits = []
-    for constants in sets:
-        met = itertools.combinations(constants.items(), strength)
-        bits.append(sum(1 << numbers.setdefault(combination, len(numbers)) for combination in met))
-    open_ones, chosen = (1 << len(numbers)) - 1, []
-    while open_ones:
-        best = max(range(len(sets)), key=lambda i: (bits[i] & open_ones).bit_count())
+def covering(sets, needed, wanted=0):
+    """(some of the sets of constants: together all combinations needed, some of those wanted; what is still wanted).
+
+    The next set is the one with most of them for the root of its cost; for the cost itself, many small ones were taken.
+    """
+    chosen, wanted = [], needed | wanted
+    have = [bits(constants, 1) | bits(constants, 2) for constants in sets]
+    costs = [cost(constants)**0.5 for constants in sets]
+    while open_ones := needed & wanted:
+        useful = [i for i in range(len(sets)) if have[i] & open_ones]
+        best = max(useful, key=lambda i: (have[i] & wanted).bit_count() / costs[i])
         chosen.append(sets[best])
-        open_ones &= ~bits[best]
-    return chosen
+        wanted &= ~have[best]
+    return chosen, wanted
+
+
+def cost(constants):
+    """About how the time of a file's sets goes: with the columns and their bits, and less where copies are wide."""
+    return constants.get("HEAD_DIM", 1) * constants.get("BITS", 1) * (2 - constants.get("WIDE", 0))
+
+
+def of_all(sets, size):
+    return functools.reduce(operator.or_, (bits(constants, size) for constants in sets))
+
+
+def bits(constants, size):
+    """A bit for each combination of so many constants with their values."""
+    return _bits(tuple(constants.items()), size)
+
+
+@functools.cache
+def _bits(items, size):
+    return sum(1 << _number(combination) for combination in itertools.combinations(items, size))
+
+
+@functools.cache
+def _number(combination):
+    return next(NUMBERS)
 
 
 def of_each_tile(sets):
     """Some of the sets: together every value, and every tile of every width."""
     tiles = [tuple(constants.get(key) for key in ("BITS", "HEAD_DIM", "ROWS", "KV")) for constants in sets]
-    chosen = covering([{**constants, "tile": tile} for constants, tile in zip(sets, tiles)], 1)
+    tiled = [{**constants, "tile": tile} for constants, tile in zip(sets, tiles)]
+    chosen, _ = covering(tiled, of_all(tiled, 1))
     return [{key: value for key, value in constants.items() if key != "tile"} for constants in chosen]
 
 
@@ -126,7 +163,7 @@ def compile_tables(path, tables):
     """Compile sets of constants by architecture and file in a process a core; return how many failed."""
     jobs = [(path, architecture, name, constants) for architecture, table in tables.items()
             for name, sets in table.items() for constants in sets]
-    jobs.sort(key=lambda job: job[2], reverse=True)  # the kernels of tiles, which take longest, first
+    jobs.sort(key=lambda job: (job[2], cost(job[3])), reverse=True)  # those of tiles, which take longest, first
     with ProcessPoolExecutor(os.cpu_count()) as pool:  # versions of NVRTC never meet in a process
         results = list(pool.map(compiled, jobs))
     for architecture, table in tables.items():

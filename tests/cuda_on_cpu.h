@@ -3,7 +3,7 @@
 // instructions are documented to do; denormals are flushed. Races are not found.
 #include <ucontext.h>
 #if defined(__SSE__)
-#include <immintrin.h>
+#include <xmmintrin.h>   // not all of immintrin.h, which takes half a second to read
 #endif
 #include <algorithm>
 #include <cmath>

@@ -50,7 +50,7 @@ def bind(memory, name, constants, grid, arguments, steps):
     """The function of the arrays of a call that runs a kernel."""
     constants = {key: constants[key] for key in run.CONSTANTS[name]}
     shape = shapes.shape_of(memory, name, constants)
-    launch = _library(name, tuple({**constants, **shape.constants}.items())).launch
+    library = _library(name, tuple({**constants, **shape.constants}.items()))
     grid = run._whole_grid(name, grid, shape.threads, shape.slices)
     kinds = [kind for kind, _ in _module().parameters(name)]
     form = struct.Struct("@" + "".join({"rows": "P3q", "pointer": "P"}.get(kind, kind) for kind in kinds) + "0q")
@@ -64,7 +64,7 @@ def bind(memory, name, constants, grid, arguments, steps):
                 values += (steps[x] if x is not None else (0, 0, 0)) if kind == "rows" else ()
             else:
                 values.append(array)
-        launch(form.pack(*values), *grid, shape.threads)
+        library().launch(form.pack(*values), *grid, shape.threads)
 
     return launched
 
@@ -82,7 +82,11 @@ def _module():
 
 @functools.cache
 def _folder():
-    return tempfile.TemporaryDirectory()
+    """A folder for what is compiled; in it the header, compiled once for all."""
+    folder = tempfile.TemporaryDirectory()
+    header = shutil.copy(HEADER, folder.name)
+    subprocess.run(["g++", *FLAGS, header, "-o", f"{header}.gch"], check=True)
+    return folder
 
 
 def largest(scores, n_selected, limits):
@@ -91,13 +95,14 @@ def largest(scores, n_selected, limits):
     chosen = np.full((*scores.shape[:-1], n_selected), -9, np.int32)
     kernel = _library("largest", (("SCORE_BITS", 8 * scores.itemsize),), selection.text)
     given = struct.pack("@PPiiiP", address(scores), address(limits), *scores.shape[-2:], n_selected, address(chosen))
-    kernel.launch(given, chosen.size // n_selected, 1, 1, selection.THREADS)
+    kernel().launch(given, chosen.size // n_selected, 1, 1, selection.THREADS)
     return chosen
 
 
 @functools.cache
 def _library(name, constants, text=None):
-    """The compiled kernel of a file for a set of constants; `text`: the function that gives its text."""
+    """A function that gives the compiled kernel of a file for a set of constants; `text`: the function that gives its
+    text. The compiler is started now and waited for then: the kernels of a call are compiled beside each other."""
     defines = "".join(f"#define {key} {value}\n" for key, value in constants)
     text = _plain(text() if text else _module().source(name))
     *_, listed = re.findall(rf"\b{name}\s*\(([^)]*)\)\s*{{", text)
@@ -117,10 +122,16 @@ def _library(name, constants, text=None):
 }}
 """)
     file = pathlib.Path(_folder().name) / f"{name}_{next(NUMBERS)}.cpp"
-    file.write_text(f'#include "{HEADER}"\n{defines}{text}{launch}')
-    made = subprocess.run(["g++", *FLAGS, file, "-o", file.with_suffix(".so")], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr[:3000]
-    return ctypes.CDLL(file.with_suffix(".so"))
+    file.write_text(f'#include "{HEADER.name}"\n{defines}{text}{launch}')
+    compiler = subprocess.Popen(["g++", *FLAGS, file, "-o", file.with_suffix(".so")], stderr=subprocess.PIPE, text=True)
+
+    @functools.cache
+    def loaded():
+        words = compiler.communicate()[1]
+        assert compiler.returncode == 0, words[:3000]
+        return ctypes.CDLL(file.with_suffix(".so"))
+
+    return loaded
 
 
 def _plain(text):

@@ -183,7 +183,7 @@ def _backward_walk(c, cols, stages, slices, ctas=1, warp_rows=16):
     constants = {"COLS": cols, "BLOCK_Y": BLOCK_Y, "STAGES": stages, "SLICES": slices, "PLACES": places,
                  "HALVES": int(c["BITS"] == 32), "CTAS": ctas, "WARP_ROWS": warp_rows}
     return Shape(constants, 32 * n * slices // warp_rows, shared + (4 * n * cols if slices == 2 else 0),
-                 declared=_declared(cols, 4, 2, 16 * places + 128))
+                 declared=_declared(cols, 4, 2, max(16 * places, 40 * cols) + 128))  # sums, or larger sides
 
 
 def _tile_values(c, memory):
