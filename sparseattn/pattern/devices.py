@@ -22,6 +22,9 @@ def move(pattern, device):
     """The pattern with its arrays on "cpu" or "cuda:N". A copy on a GPU keeps the one it was made from."""
     convert = mover(device)
     moved = replace(pattern, parts=tuple(_converted(p, convert) for p in pattern.parts))
+    if pattern.memo.get("repeats", lambda: False):  # of `counts.repeating`
+        moved.memo.get("repeats", lambda: True)
+        moved.memo.get("tiles", lambda: moved.parts)
     if pattern.device == "cpu":
         moved.memo.get(("on", "cpu"), lambda: pattern)
         moved.memo.get("origin", lambda: pattern)
