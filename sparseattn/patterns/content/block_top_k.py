@@ -50,8 +50,7 @@ def block_top_k(index_q, index_k, *, block_size, n_blocks, local_blocks=1, scale
     0.75 for blocks of 64. O(n_heads * n_queries * n_keys * index_dim) time, some rows at a time; O(n_queries *
     n_blocks) memory. Choosing has no gradient.
 
-    CuPy's arrays are chosen from on their GPU, which is waited for. For a few queries the pattern is made there as
-    well; else on the CPU, then moved.
+    CuPy's arrays are chosen from on their GPU, which is waited for, and the pattern is made there.
 
     References
     ----------

@@ -55,9 +55,9 @@ def nsa_selection(probabilities, *, n_kv_heads, n_tokens, compress_block, compre
     every other choice a part whose queries are sorted by the block they chose: `density_in_tiles` is about 0.75 for
     blocks of 64. O(probabilities) time, O(n_queries * n_selected) memory. Choosing has no gradient.
 
-    CuPy's arrays are chosen from on their GPU, which is waited for. Where 8 or more heads share a choice, rows of
-    blocks are made of it there, which need no sorting: the heads are the rows of a tile, and `block_size` says nothing.
-    Else the structure is made on the CPU, then moved.
+    CuPy's arrays are chosen from on their GPU, which is waited for, and the pattern is made there. Where 8 or more
+    heads share a choice, rows of blocks are made of it, which need no sorting: the heads are the rows of a tile, and
+    `block_size` says nothing.
 
     References
     ----------

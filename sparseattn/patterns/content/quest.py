@@ -49,8 +49,7 @@ def quest(q, k, *, page_size, token_budget, force_last=True, block_size=None):
     not. O(n_keys * head_dim + n_queries * n_pages * head_dim) time, the first for reading all keys once. Choosing has
     no gradient.
 
-    CuPy's arrays are chosen from on their GPU, which is waited for. For a few queries the pattern is made there as
-    well; else on the CPU, then moved.
+    CuPy's arrays are chosen from on their GPU, which is waited for, and the pattern is made there.
 
     References
     ----------

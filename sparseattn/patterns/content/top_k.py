@@ -48,8 +48,8 @@ def top_k(q, k, *, n_selected, causal=False, scale=None, block_size=None):
     the keys. Scores are in float32 (float64 for float64) and depend on the two vectors alone, to the bit: equal keys
     are equal. Choosing has no gradient.
 
-    CuPy's arrays are chosen from on their GPU, which is waited for, and the pattern is made there; tiles of another
-    `block_size` are made on the CPU. There scores are a library's products.
+    CuPy's arrays are chosen from on their GPU, which is waited for, and the pattern is made there. There scores are a
+    library's products.
 
     References
     ----------
@@ -105,8 +105,8 @@ def indexer_top_k(index_q, index_k, index_w, *, n_selected, causal=True, block_s
     time, some rows at a time; O(n_queries * n_selected) memory. Choosing has no gradient: an indexer is trained by a
     loss of its own.
 
-    CuPy's arrays are chosen from on their GPU, which is waited for, and the pattern is made there; tiles of another
-    `block_size` are made on the CPU. There scores are a library's products.
+    CuPy's arrays are chosen from on their GPU, which is waited for, and the pattern is made there. There scores are a
+    library's products.
 
     References
     ----------
