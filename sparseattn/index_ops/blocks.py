@@ -69,10 +69,13 @@ def _turned(masks, block_k):
 def reblock(part, block_size):
     """The same pairs in blocks of another size: cut to the common divisor, then put together. O(pairs of partial
     blocks)."""
-    if tuple(block_size) == tuple(part.block_size):
-        return part
+    return part if tuple(block_size) == tuple(part.block_size) else from_cells(recut(part, block_size))
+
+
+def recut(part, block_size):
+    """The cells of another size that hold the pairs of a BlockCSR; empty ones may be among them."""
     common = tuple(gcd(a, b) for a, b in zip(part.block_size, block_size))
-    return from_cells(merge_cells(split_cells(to_cells(part), common), tuple(block_size)))
+    return merge_cells(split_cells(to_cells(part), common), tuple(block_size))
 
 
 def split_cells(cells, block_size):

@@ -121,8 +121,22 @@ def _live_in_list(order, block):
 
 
 def from_cells(cells):
-    """The canonical BlockCSR: no empty block, whole blocks unmasked; on the CPU masks distinct and used."""
-    numbers, ids, masks = _settle(cells)
+    """The canonical BlockCSR: no empty block, whole blocks unmasked, masks distinct and used."""
+    (numbers, ids, partial), xp = _judged(cells), namespace(cells.numbers)
+    used, which = xp.unique(ids[partial], return_inverse=True)
+    first, same = distinct(cells.masks[used])
+    new_ids = xp.zeros(ids.size, np.int32)
+    new_ids[partial] = 1 + same[which.reshape(-1)]
+    masks = xp.concatenate([full_mask(cells.block_size, xp), cells.masks[used][first]])
+    return as_structure(replace(cells, numbers=numbers, ids=new_ids, masks=masks))
+
+
+def pruned(cells):
+    """As `from_cells`, with masks as they are, alike or unused: for kernels of a GPU, where to compare masks takes
+    longer than it saves."""
+    (numbers, ids, partial), xp = _judged(cells), namespace(cells.numbers)
+    ids = xp.where(partial, 1 + ids, 0).astype(np.int32)
+    masks = xp.concatenate([full_mask(cells.block_size, xp), cells.masks])
     return as_structure(replace(cells, numbers=numbers, ids=ids, masks=masks))
 
 
@@ -138,25 +152,18 @@ def as_structure(cells):
     )
 
 
-def _settle(cells):
-    """Numbers, ids and masks with empty cells dropped, complete ones marked 0, and masks renumbered."""
+def _judged(cells):
+    """Numbers and ids of the cells that are not empty, and which of them are partial."""
     xp = namespace(cells.numbers)
     full = full_mask(cells.block_size, xp)
     state = xp.where((cells.masks == full).all(axis=(1, 2)), 1, xp.where(cells.masks.any(axis=(1, 2)), 0, -1))
     state = state.astype(np.int8)
     verdict = state[cells.ids]  # 1 complete, -1 empty
     _judge_with_dead_slots(cells, verdict)
-    numbers, ids, partial = cells.numbers, cells.ids, verdict == 0
     keep = xp.flatnonzero(verdict >= 0)
-    if keep.size < ids.size:
-        numbers, ids, partial = numbers[keep], ids[keep], partial[keep]
-    if library(ids) == "cupy":  # masks as they are, used or not
-        return numbers, xp.where(partial, 1 + ids, 0).astype(np.int32), xp.concatenate([full, cells.masks])
-    used, which = np.unique(ids[partial], return_inverse=True)
-    first, same = distinct(cells.masks[used])
-    new_ids = np.zeros(ids.size, np.int32)
-    new_ids[partial] = 1 + same[which.reshape(-1)]
-    return numbers, new_ids, np.concatenate([full, cells.masks[used][first]])
+    if keep.size == verdict.size:
+        return cells.numbers, cells.ids, verdict == 0
+    return cells.numbers[keep], cells.ids[keep], verdict[keep] == 0
 
 
 def _judge_with_dead_slots(cells, verdict):

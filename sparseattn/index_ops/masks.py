@@ -13,6 +13,9 @@ _BELOW = np.array([(1 << n) - 1 for n in range(33)], np.uint32)  # the n lowest 
 def pack(bits):
     """Bool (..., block_q, block_k) to uint32 (..., block_q, words)."""
     block_k, xp = bits.shape[-1], namespace(bits)
+    if bits.size >> 31 and xp is not np:  # CuPy counts them in 32 bits
+        half = len(bits) // 2
+        return xp.concatenate([pack(bits[:half]), pack(bits[half:])])
     if block_k % 32:
         whole = xp.zeros((*bits.shape[:-1], block_k + -block_k % 32), bool)
         whole[..., :block_k] = bits
@@ -78,8 +81,8 @@ def distinct(rows):
 
 
 def shared(masks):
-    """As `distinct`, of masks of blocks: each need stand but once. On a GPU each stands by itself: to compare them
-    takes longer than it saves."""
+    """As `distinct`, where equal rows may stay beside each other: on a GPU they do, to compare them takes longer than
+    it saves."""
     if library(masks) == "cupy":
         own = namespace(masks).arange(len(masks))
         return own, own

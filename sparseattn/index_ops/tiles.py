@@ -18,11 +18,11 @@ FAR = np.iinfo(np.int32).max
 def cut(ranges, block_size):
     """Ranges as a BlockCSR in their order. O(rows of blocks + blocks touched). Of either library."""
     whole = cut_few(ranges, block_size) if library(ranges.starts) == "numpy" else None
-    return _cut_many(ranges, block_size) if whole is None else whole
+    return from_cells(cells_of(ranges, block_size)) if whole is None else whole
 
 
-def _cut_many(ranges, block_size):
-    """All rows at once."""
+def cells_of(ranges, block_size):
+    """The blocks that ranges touch, all rows at once; empty ones may be among them."""
     starts, stops, first, counts = _touched(ranges, tuple(block_size))
     cells = Cells(ranges.shape, tuple(block_size), ranges.lead, None, None, None, ranges.q_order, ranges.k_order,
                   ranges.heads)
@@ -31,7 +31,7 @@ def _cut_many(ranges, block_size):
     cells.numbers = line * cells.grid[1] + col
     whole = _whole(ranges, starts, stops, line, col, block_size)
     cells.ids, cells.masks = _masks_of_ranges(starts, stops, line, col, block_size, whole)
-    return from_cells(cells)
+    return cells
 
 
 def count_cut(ranges, block_size):

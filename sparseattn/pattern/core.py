@@ -303,7 +303,7 @@ class Pattern(Builders):
         Pattern
             This pattern. Costs about as much as combining the parts.
         """
-        checking.check(self)
+        checking.check(self.to("cpu"))
         return self
 
     def plot(self, ax=None, *, head: int = 0, batch: int = 0):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from sparseattn.index_ops.cells import as_structure
-from sparseattn.index_ops.masks import full_mask, shared
+from sparseattn.index_ops.masks import distinct, full_mask
 from sparseattn.xp import namespace
 
 
@@ -15,7 +15,7 @@ def masked_tiles(cells, states, masks):
     xp = namespace(states)
     partial, kept = xp.flatnonzero(states == 0), states >= 0
     masks = masks if partial.size == states.size else masks[partial]
-    first, which = shared(masks)
+    first, which = distinct(masks)
     if first.size == partial.size:  # each its own: as they lie
         first, which = slice(None), xp.arange(partial.size)
     ids = xp.zeros(states.size, np.int32)

@@ -13,14 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from sparseattn.index_ops.algebra import as_tiles, by_order, count_blocks, one_structure
-from sparseattn.index_ops.blocks import reblock
+from sparseattn.index_ops.blocks import reblock, recut
+from sparseattn.index_ops.cells import pruned
 from sparseattn.index_ops.masks import any_query
 from sparseattn.index_ops.sorting import repeated, stable_order
-from sparseattn.index_ops.tiles import cut
+from sparseattn.index_ops.tiles import cells_of, cut
 from sparseattn.kernels.gpu.target import ROW, ROW_KEYS
 from sparseattn.pattern.devices import home, working_on
 from sparseattn.structure import Array, BlockCSR, Ranges
-from sparseattn.xp import namespace, on_cpu
+from sparseattn.xp import library, namespace, on_cpu
 
 SHARES = 396  # a row is cut if it has more than this share of all blocks: three work items each on a GPU of today
 LEAST_PLACES = 4  # places that a thread block has at least where several share those of an item
@@ -153,7 +154,10 @@ def _single_tiles(parts, n_heads, most_keys, turned):
 
 
 def _in_blocks(part, size):
-    return cut(part, size) if isinstance(part, Ranges) else reblock(part, size)
+    if isinstance(part, Ranges):
+        return cut(part, size) if library(part.starts) == "numpy" else pruned(cells_of(part, size))
+    alike = part.block_size == size or library(part.indptr) == "numpy"
+    return reblock(part, size) if alike else pruned(recut(part, size))
 
 
 def _best(parts, rows, block_y):
