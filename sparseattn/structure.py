@@ -307,7 +307,7 @@ class Ranges:
 
 def is_listed(part) -> bool:
     """Whether a part lists, query by query in the order of tokens, which blocks of keys it attends. Such a part is
-    transposed and made ready for kernels where its arrays lie, all others on the CPU."""
+    transposed and made ready for kernels where its arrays lie, others where they were made."""
     return isinstance(part, BlockCSR) and part.block_size[0] == 1 and part.q_order is part.k_order is part.heads is None
 
 
