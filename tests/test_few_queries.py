@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sparseattn import Pattern, patterns
 from sparseattn.index_ops.few import QUERIES, cut_few
-from sparseattn.index_ops.tiles import _cut_many
+from sparseattn.index_ops.cells import from_cells
+from sparseattn.index_ops.tiles import cells_of
 
 
 @st.composite
@@ -28,7 +29,7 @@ def test_same_blocks_as_all_rows_at_once(case, block_q, block_k):
     for part in pattern.parts:
         few = cut_few(part, (block_q, block_k))
         if few is not None:  # many partial blocks: left to the other way
-            assert few.digest == _cut_many(part, (block_q, block_k)).digest
+            assert few.digest == from_cells(cells_of(part, (block_q, block_k))).digest
             assert np.array_equal(Pattern((few,), pattern.shape, *few.lead).check().to_dense(), dense)
 
 
