@@ -33,10 +33,7 @@ def round_tiles(r, q, k, same_bucket, window, rules):
         row = xp.arange(at, min(at + step, len(queries)))
         line, own = row // n_rows, queries[row]
         keys, kept = _kept(r, row, own, q, k, same_bucket, window, rules)
-        tiles = kept.reshape(row.size, tile, n_tiles, tile).swapaxes(1, 2)
-        masks[row] = pack(tiles)
-        nothing_lacks = tiles | (keys < 0).reshape(row.size, n_tiles, 1, tile) | (own < 0)[:, None, :, None]
-        states[row] = xp.where(tiles.any(axis=(2, 3)), nothing_lacks.all(axis=(2, 3)), -1)
+        masks[row], states[row] = _tiles(kept, own, keys, n_tiles)
         found, slot = xp.nonzero(kept.any(axis=2))
         met[line[found], own[found, slot]] = True
     shape = batch, n_heads, n_rows, n_tiles
@@ -102,8 +99,10 @@ def cluster_tiles(q_members, k_members, k_slots, shape, offset, tile):
     """
     xp, lead, (n_clusters, pieces, tile_k) = namespace(q_members), q_members.shape[:2], k_slots.shape[2:]
     n_lines = lead[0] * lead[1]
-    q_of, k_of = (_clusters_of(x, n) for x, n in zip((q_members, k_members), shape))
-    tokens, cluster, bounds = _rows_by_number(q_members, q_of.shape[2], shape[0], tile)
+    q_places = _places_of(q_members, shape[0])
+    k_places = q_places if k_members is q_members else _places_of(k_members, shape[1])
+    q_of, k_of = (_clusters_of(x, n_lines, n) for x, n in zip((q_places, k_places), shape))
+    tokens, cluster, bounds = _rows_by_number(q_places, n_lines, q_of.shape[2], n_clusters, tile)
     keys_of = k_slots.reshape(n_lines, n_clusters, pieces * tile_k)
     n_rows = bounds[-1]
     refuse_too_many_masks(n_lines * n_rows * pieces, (tile, tile_k))
@@ -122,13 +121,20 @@ def cluster_tiles(q_members, k_members, k_slots, shape, offset, tile):
                 kept &= ~(theirs == q_of[line[:, None], own, earlier][:, :, None, None]).any(axis=3)
             if offset is not None:
                 kept &= keys[:, None, :] <= own[:, :, None] + offset
-            tiles = kept.reshape(len(own), tile, pieces, tile_k).swapaxes(1, 2)
-            lacks = ~tiles & (keys >= 0).reshape(len(own), pieces, 1, tile_k) & (own >= 0)[:, None, :, None]
-            state = xp.where(tiles.any(axis=(2, 3)), ~lacks.any(axis=(2, 3)), -1)
-            masks[:, rows] = pack(tiles).reshape(n_lines, -1, *masks.shape[2:])
-            states[:, rows] = state.reshape(n_lines, -1, pieces)
+            found = _tiles(kept, own, keys, pieces)
+            masks[:, rows], states[:, rows] = (x.reshape(n_lines, -1, *x.shape[1:]) for x in found)
     return (*(x.reshape(*lead, *x.shape[1:]) for x in (tokens, cluster)), bounds,
             *(x.reshape(*lead, *x.shape[1:]) for x in (masks, states)))
+
+
+def _tiles(kept, queries, keys, n_tiles):
+    """The masks (n_rows, n_tiles, tile, words) and states (n_rows, n_tiles) of rows of tiles: kept pairs, bool (n_rows,
+    tile, n_keys), of queries (n_rows, tile) and keys (n_rows, n_keys), -1 for nobody."""
+    width = keys.shape[1] // n_tiles
+    tiles = kept.reshape(*queries.shape, n_tiles, width).swapaxes(1, 2)
+    nobody = (keys < 0).reshape(len(keys), n_tiles, 1, width) | (queries < 0)[:, None, :, None]
+    states = namespace(kept).where(tiles.any(axis=(2, 3)), (tiles | nobody).all(axis=(2, 3)), -1)
+    return pack(tiles), states
 
 
 def _places_of(members, n_tokens):
@@ -140,20 +146,19 @@ def _places_of(members, n_tokens):
     return line, at // window, members.reshape(-1)[somebody], numbers[somebody]
 
 
-def _clusters_of(members, n_tokens):
-    """The clusters of each token, int32 (lines, n_tokens, most of a token), rising, -1 behind them."""
-    xp, (line, cluster, token, number) = namespace(members), _places_of(members, n_tokens)
+def _clusters_of(places, n_lines, n_tokens):
+    """The clusters of each token, int32 (n_lines, n_tokens, most of a token), rising, -1 behind them."""
+    line, cluster, token, number = places
     most = int(number.max()) + 1 if number.size else 0
-    found = xp.full((members.shape[0] * members.shape[1], n_tokens, most), -1, np.int32)
+    found = namespace(line).full((n_lines, n_tokens, most), -1, np.int32)
     found[line, token, number] = cluster
     return found
 
 
-def _rows_by_number(members, n_numbers, n_tokens, tile):
-    """Tokens (lines, n_rows, tile) and cluster (lines, n_rows) of rows of tiles, number after number and in each of
+def _rows_by_number(places, n_lines, n_numbers, n_clusters, tile):
+    """Tokens (n_lines, n_rows, tile) and cluster (n_lines, n_rows) of rows of tiles, number after number and in each of
     them cluster after cluster, -1 elsewhere; and where the numbers begin and end."""
-    xp, (line, cluster, token, number) = namespace(members), _places_of(members, n_tokens)
-    n_lines, n_clusters = members.shape[0] * members.shape[1], members.shape[2]
+    (line, cluster, token, number), xp = places, namespace(places[0])
     group = (line * n_numbers + number) * n_clusters + cluster
     sizes = xp.bincount(group, minlength=n_lines * n_numbers * n_clusters)
     rows = (-(-sizes // tile)).reshape(n_lines, n_numbers, n_clusters)

@@ -154,10 +154,12 @@ def _single_tiles(parts, n_heads, most_keys, turned):
 
 
 def _in_blocks(part, size):
+    """A part in blocks of this size; on a GPU masks are not compared."""
     if isinstance(part, Ranges):
         return cut(part, size) if library(part.starts) == "numpy" else pruned(cells_of(part, size))
-    alike = part.block_size == size or library(part.indptr) == "numpy"
-    return reblock(part, size) if alike else pruned(recut(part, size))
+    if library(part.indptr) == "numpy" or part.block_size == size:
+        return reblock(part, size)
+    return pruned(recut(part, size))
 
 
 def _best(parts, rows, block_y):
