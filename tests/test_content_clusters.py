@@ -34,17 +34,21 @@ def test_rule(case, padded):
     valid[0] |= not padded
     valid[1] |= not padded
     pattern = patterns.clusters(q, k, means, window=window, causal=causal, valid=valid if padded else None).check()
-    dense = np.zeros((2, n_heads, n_queries, n_keys), bool)
+    dense, most = np.zeros((2, n_heads, n_queries, n_keys), bool), 0
     for b in range(2):
         q_members = chosen(q[b], means, window, valid[b, n_keys - n_queries:] if padded else np.ones(n_queries, bool))
         k_members = chosen(k[b].repeat(n_heads // k.shape[1], 0), means, window, valid[b])
         for h in range(n_heads):
             for of_q, of_k in zip(q_members[h], k_members[h]):
                 dense[b, h, np.array(of_q, int)[:, None], np.array(of_k, int)] = True
+            most = max(most, np.bincount([t for of_k in k_members[h] for t in of_k]).max())
     if causal:
         dense &= np.arange(n_keys) <= np.arange(n_queries)[:, None] + n_keys - n_queries
     assert np.array_equal(pattern.to_dense(), dense)
     assert np.array_equal(pattern.uncovered, ~dense.any(axis=-1))
+    turned = pattern.T.check()  # one part for each of a key's clusters, of all that the queries are in
+    assert np.array_equal(turned.to_dense(), dense.swapaxes(2, 3)) and len(turned.parts) <= most
+    assert np.array_equal(turned.T.to_dense(), dense)
 
 
 def test_ties_go_to_the_lower_index_and_nan_is_never_taken():

@@ -115,6 +115,9 @@ def _live_in_list(order, block):
     live = xp.zeros(tokens.shape[:2] + (n_blocks * block,), bool)
     live[..., : tokens.shape[2]] = tokens >= 0
     rows = xp.concatenate([xp.ones((1, block), bool), live.reshape(-1, block)])
+    if xp is not np:  # as in `masks.shared`
+        ids = xp.where(rows.all(axis=1), 0, xp.arange(len(rows)))
+        return ids[1:].reshape(tokens.shape[:2] + (n_blocks,)), rows
     first, which = distinct(pack(rows[:, None])[:, 0])
     rank = xp.argsort(xp.argsort(first))  # the row of ones in front gets number 0
     return rank[which[1:]].reshape(tokens.shape[:2] + (n_blocks,)), rows[xp.sort(first)]
@@ -191,7 +194,9 @@ def live_kinds(cells, only_dead=False):
     k_live = k_ids[b % k_ids.shape[0], h % k_ids.shape[1], col]
     some = xp.flatnonzero(q_live | k_live) if only_dead else xp.arange(q_live.size)
     code = (cells.ids[some].astype(np.int64) * len(q_table) + q_live[some]) * len(k_table) + k_live[some]
-    kinds, which = xp.unique(code, return_inverse=True)
+    if xp is not np:  # as in `masks.shared`
+        return some, slice(None), _masks_of_kinds(cells, code, q_table, k_table)
+    kinds, which = np.unique(code, return_inverse=True)
     return some, which.reshape(-1), _masks_of_kinds(cells, kinds, q_table, k_table)
 
 

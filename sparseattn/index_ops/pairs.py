@@ -52,12 +52,14 @@ def pairs(part, lead=None):
         yield b[which], h[which], q[which, s], k[which, t]
 
 
-def without_repeats(part):
-    """The part as parts in whose key order no token repeats, so that it has an inverse. Of either library."""
-    if part.k_order is None or not part.k_order.repeats:
+def without_repeats(part, side="k_order"):
+    """The part as parts in whose order of keys (or, by `side`, of queries) no token repeats, so that it has an inverse.
+    Of either library."""
+    order = getattr(part, side)
+    if order is None or not order.repeats:
         return [part]
-    orders = part.k_order.memo.get("turns", lambda: _turns(part.k_order))
-    return [from_cells(replace(to_cells(part), k_order=order)) for order in orders]
+    cells = to_cells(part)
+    return [from_cells(replace(cells, **{side: turn})) for turn in order.memo.get("turns", lambda: _turns(order))]
 
 
 def _turns(order):

@@ -5,21 +5,45 @@ from dataclasses import replace
 import numpy as np
 
 from sparseattn.index_ops.algebra import as_blocks, is_empty
-from sparseattn.index_ops.blocks import transpose_blocks
+from sparseattn.index_ops.blocks import pile, transpose_blocks
 from sparseattn.index_ops.pairs import without_repeats
 from sparseattn.index_ops.ranges import canonical, count_before, repeats
-from sparseattn.structure import Ranges
+from sparseattn.structure import BlockCSR, Ranges
 from sparseattn.xp import namespace
 
 
-def transposed(part):
-    """The part as parts of (key, query) pairs; several where a key repeats in its order."""
+def transposed(parts):
+    """The parts as parts of (key, query) pairs; several of one where a key repeats in its order."""
+    return [turned for group in _groups(parts) for turned in _transposed(group)]
+
+
+def _groups(parts):
+    """Lists of parts to transpose together: those with one order of keys, if keys repeat in it. Each would become as
+    many parts as that order has turns, and all of them together do not become more."""
+    groups = []
+    for part in parts:
+        group = next((g for g in groups if _may_be_piled(g[0], part)), None)
+        if group is None:
+            groups.append([part])
+        else:
+            group.append(part)
+    return groups
+
+
+def _may_be_piled(a, b):
+    if not all(isinstance(p, BlockCSR) and p.q_order is not None and p.k_order is not None for p in (a, b)):
+        return False
+    alike = a.heads is b.heads is None and a.block_size == b.block_size and a.indptr.shape[:2] == b.indptr.shape[:2]
+    return alike and a.q_order.lead == b.q_order.lead and a.k_order == b.k_order and a.k_order.repeats
+
+
+def _transposed(group):
+    part = group[0] if len(group) == 1 else pile(group)
     if isinstance(part, Ranges) and not repeats(part):
         turned = _transpose_ranges(part)
         if turned is not None:
             return [turned]
-    pieces = [transpose_blocks(p) for p in without_repeats(as_blocks(part))]
-    return [p for p in pieces if not is_empty(p)]
+    return [p for p in without_repeats(transpose_blocks(as_blocks(part)), "q_order") if not is_empty(p)]
 
 
 def _transpose_ranges(part):

@@ -357,8 +357,7 @@ class Pattern(Builders):
 @devices.where_made
 def _turned(pattern):
     """The pattern of (key, query) pairs."""
-    parts = [turned for p in pattern.parts for turned in transposed(p)]
-    return Pattern(tuple(parts), pattern.shape[::-1], pattern.batch, pattern.n_heads)
+    return Pattern(tuple(transposed(pattern.parts)), pattern.shape[::-1], pattern.batch, pattern.n_heads)
 
 
 def _union_rank(part):
