@@ -138,15 +138,22 @@ def _keep_alone(masks, states, met, q, before):
 
 
 def _part(r, masks, states, q, k, before, seen):
-    """Round r as a BlockCSR, its keys the chunks that its queries see, in order."""
+    """Round r as a BlockCSR, its keys the chunks that its queries see, each once, in order."""
     (batch, n_heads, _, per_round, pieces, tile), n = q.tokens.shape, q.places.shape[2]
-    xp = namespace(q.tokens)
-    around = (xp.arange(per_round + seen - 1) + r * per_round - before) % (k.tokens.shape[2] * per_round)
-    keys = k.tokens.reshape(batch, n_heads, -1, pieces * tile)[:, :, around].reshape(batch, n_heads, -1)
+    xp, n_chunks = namespace(q.tokens), k.tokens.shape[2] * per_round
+    others = (np.arange(per_round)[:, None] + r * per_round - before + np.arange(seen)) % n_chunks
+    around = np.unique(others)
+    others = np.searchsorted(around, others)
+    for chunk in np.flatnonzero((np.diff(others, axis=1) < 0).any(axis=1)):  # those that see both ends of the list
+        rows, order = slice(chunk * pieces, (chunk + 1) * pieces), others[chunk].argsort()
+        tiles = xp.asarray((order[:, None] * pieces + np.arange(pieces)).ravel())
+        masks[:, :, rows], states[:, :, rows] = (x[:, :, rows].take(tiles, axis=3) for x in (masks, states))
+        others[chunk] = others[chunk, order]
+    keys = k.tokens.reshape(batch, n_heads, -1, pieces * tile)[:, :, xp.asarray(around)].reshape(batch, n_heads, -1)
     orders = (Order.listed(x, n) for x in (q.tokens[:, :, r].reshape(batch, n_heads, -1), keys))
     cells = Cells((n, n), (tile, tile), (batch, n_heads), None, None, None, *orders)
     n_rows, n_cols = cells.grid
-    line = xp.arange(batch * n_heads * n_rows)[:, None]
-    numbers = line * n_cols + line % n_rows // pieces * pieces + xp.arange(seen * pieces)
-    cells = replace(cells, numbers=numbers.ravel())
+    cols = xp.asarray((others[:, :, None] * pieces + np.arange(pieces)).reshape(per_round, -1).repeat(pieces, axis=0))
+    lead = xp.arange(batch * n_heads * n_rows).reshape(-1, n_rows, 1)
+    cells = replace(cells, numbers=(lead * n_cols + cols).ravel())
     return masked_tiles(cells, states.ravel(), masks.reshape(-1, *masks.shape[4:]))
