@@ -1,5 +1,5 @@
 """Loops over tokens that NumPy has no function for, compiled by Numba on first use. Imported inside functions alone, so
-that `import sparseattn` stays light."""
+that `import sparseattn` stays light; in one file, since Numba's cache does not see edits of what another file holds."""
 
 import numpy as np
 from numba import njit
