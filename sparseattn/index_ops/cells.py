@@ -193,20 +193,26 @@ def live_kinds(cells, only_dead=False):
     q_live = q_ids[b % q_ids.shape[0], h % q_ids.shape[1], row]
     k_live = k_ids[b % k_ids.shape[0], h % k_ids.shape[1], col]
     some = xp.flatnonzero(q_live | k_live) if only_dead else xp.arange(q_live.size)
-    code = (cells.ids[some].astype(np.int64) * len(q_table) + q_live[some]) * len(k_table) + k_live[some]
-    if xp is not np:  # as in `masks.shared`
-        return some, slice(None), _masks_of_kinds(cells, code, q_table, k_table)
-    kinds, which = np.unique(code, return_inverse=True)
-    return some, which.reshape(-1), _masks_of_kinds(cells, kinds, q_table, k_table)
+    kinds, which = _kinds(cells.ids[some], q_live[some], k_live[some], len(q_table), len(k_table))
+    return some, which, _masks_of_kinds(cells.masks, *kinds, q_table, pack(k_table[:, None]))
 
 
-def _masks_of_kinds(cells, kinds, q_table, k_table):
-    xp, k_words, step = namespace(kinds), pack(k_table[:, None]), KINDS[library(kinds)]
-    for at in range(0, kinds.size, step):
-        rest, k_kind = xp.divmod(kinds[at : at + step], len(k_table))
-        mask, q_kind = xp.divmod(rest, len(q_table))
-        live = xp.where(q_table[q_kind][:, :, None], k_words[k_kind], np.uint32(0))
-        yield cells.masks[mask] & live, live
+def _kinds(ids, q_live, k_live, n_q, n_k):
+    """The different triples of a mask and numbers below n_q and n_k, as three arrays, and which of them each one is; on
+    a GPU all of them, as in `masks.shared`."""
+    if library(ids) == "cupy":
+        return (ids, q_live, k_live), slice(None)
+    codes, which = np.unique((ids.astype(np.int64) * n_q + q_live) * n_k + k_live, return_inverse=True)
+    rest, k_kind = np.divmod(codes, n_k)
+    return (*np.divmod(rest, n_q), k_kind), which.reshape(-1)
+
+
+def _masks_of_kinds(masks, ids, q_kind, k_kind, q_table, k_words):
+    step = KINDS[library(ids)]
+    for at in range(0, ids.size, step):
+        piece = slice(at, at + step)
+        live = namespace(ids).where(q_table[q_kind[piece]][:, :, None], k_words[k_kind[piece]], np.uint32(0))
+        yield masks[ids[piece]] & live, live
 
 
 def refuse_too_many_masks(n_masks, block_size):
