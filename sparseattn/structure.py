@@ -97,6 +97,12 @@ class Order:
         """int32 (1 | batch, 1 | heads, n_slots), written out on first use. Kept."""
         return self.tokens if not self.is_affine else self.memo.get("listing", self._write_out)
 
+    def filled(self, block) -> Array:
+        """`listing` with each list filled up with nobody to whole blocks."""
+        tokens = self.listing()
+        missing = (0, 0), (0, 0), (0, -tokens.shape[2] % block)
+        return namespace(tokens).pad(tokens, missing, constant_values=-1)
+
     def _write_out(self):
         sizes = [n for _, n, _ in self.digits]
         token, inside = np.zeros(sizes, np.int64), np.ones(sizes, bool)

@@ -221,7 +221,7 @@ def test_coverage_counts_pairs(a):
 
 
 def test_plot_draws_full_partial_and_empty_blocks():
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     ax = patterns.causal(256).plot()
     image = ax.images[0].get_array()
     assert image.shape == (128, 128) and set(np.unique(image)) == {0, 1, 2}

@@ -186,7 +186,7 @@ def test_dtypes_and_axes(name, arrays, options):
     """Small whole numbers are exact in 16 bits, so the same pairs are chosen; without batch, without heads."""
     build = getattr(patterns, name)
     pattern = build(*arrays, **options)
-    for dtype in (np.float16, np.float64, pytest.importorskip("ml_dtypes").bfloat16):
+    for dtype in (np.float16, np.float64, pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes").bfloat16):
         assert build(*(x.astype(dtype) for x in arrays), **options).same_pairs(pattern)
     assert build(*(x[1] if len(x) > 1 else x[0] for x in arrays), **options).same_pairs(pattern[pattern.batch - 1])
 

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 
 import cuda_on_cpu
-from sparseattn.selection import members
 from sparseattn.selection.adding import add_by_turns, add_rows, sums_by_class, sums_by_product
 from sparseattn.selection.cached import recent_in_bucket
 from sparseattn.selection.coverage import among_best, best, count_to_cover
 from sparseattn.selection.hashing import buckets_of_products, hash_buckets
 from sparseattn.selection.largest import of_rows
 from sparseattn.selection.meetings import cluster_tiles
-from sparseattn.selection.members import cluster_members, members_by_products, sums_by_mean
-from sparseattn.selection.rounds import _by_arrays, _compiled, sort_rounds
+from sparseattn.selection.members import cluster_members, members_by_products, sums_by_mean, tiles_by_loops
+from sparseattn.selection.rounds import masks_by_arrays, masks_by_loops, sort_rounds
 from sparseattn.selection.softmax import diagonal_sums
 from sparseattn.selection.topk import top_of_rows
 
@@ -170,7 +169,7 @@ def test_pairs_of_hash_rounds(n, length, window, padded, rules, same_bucket):
     n_chunks = 3 * q.tokens.shape[3]
     before = min(window[0], n_chunks - 1)
     seen = before + 1 + min(window[1], n_chunks - 1 - before)
-    wanted, got = (make(q, k, same_bucket, (before, seen), rules) for make in (_compiled, _by_arrays))
+    wanted, got = (make(q, k, same_bucket, (before, seen), rules) for make in (masks_by_loops, masks_by_arrays))
     for ours, theirs in zip((*got[0], *got[1], got[2]), (*wanted[0], *wanted[1], wanted[2]), strict=True):
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
 
@@ -185,7 +184,7 @@ def test_pairs_of_clusters(window, padded, offset):
             for n in (84, 97))
     slots = np.full((*k.shape[:3], 2, -(-k.shape[3] // 2)), -1, np.int32)
     slots.reshape(*k.shape[:3], -1)[..., : k.shape[3]] = k
-    tokens, cluster, bounds, masks, states = members._compiled(q, k, slots, (84, 97), offset, 16)
+    tokens, cluster, bounds, masks, states = tiles_by_loops(q, k, slots, (84, 97), offset, 16)
     got = cluster_tiles(q, k, slots, (84, 97), offset, 16)
     assert got[2] == bounds and got[3].dtype == masks.dtype and got[4].dtype == states.dtype
     there = cluster >= 0

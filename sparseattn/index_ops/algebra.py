@@ -158,10 +158,15 @@ def as_tiles(parts, n_heads):
 
 def by_order(parts):
     """Lists of the parts that may be one structure."""
+    return grouped(parts, lambda a, b: a.space == b.space and _same_heads(a, b) and _cuts_alike(a, b))
+
+
+def grouped(parts, alike):
+    """Lists of the parts that are `alike` to the first of their list."""
     groups = []
     for part in parts:
         for group in groups:
-            if part.space == group[0].space and _same_heads(part, group[0]) and _cuts_alike(part, group[0]):
+            if alike(part, group[0]):
                 group.append(part)
                 break
         else:

@@ -6,19 +6,10 @@ from math import gcd
 
 import numpy as np
 
-from sparseattn.index_ops.cells import (
-    Cells,
-    as_structure,
-    common_lead,
-    from_cells,
-    lines,
-    pointers,
-    refuse_too_many_masks,
-    to_cells,
-)
-from sparseattn.index_ops.masks import full_mask, pack, shared, unpack
+from sparseattn.index_ops.cells import Cells, common_lead, from_cells, lines, pointers, refuse_too_many_masks, to_cells
+from sparseattn.index_ops.masks import pack, shared, unpack
 from sparseattn.index_ops.sorting import repeated, stable_order
-from sparseattn.structure import BlockCSR, Order
+from sparseattn.structure import BlockCSR
 from sparseattn.xp import library, namespace
 
 CHUNK = {"numpy": 1 << 22, "cupy": 1 << 27}  # pairs written out at a time
@@ -49,28 +40,6 @@ def join(a, b, operation):
     numbers, ids = xp.concatenate(numbers), xp.concatenate(ids)
     by_number = xp.argsort(numbers, kind="stable")
     return from_cells(replace(x, numbers=numbers[by_number], ids=ids[by_number], masks=xp.concatenate(masks)))
-
-
-def pile(parts):
-    """BlockCSRs as one in which their rows of blocks stand below each other. They have one order of keys, block size
-    and lead; a query may then sit at a slot of each, so the pile is for transposing. O(blocks)."""
-    first, xp, (block_q, _) = parts[0], namespace(parts[0].indptr), parts[0].block_size
-    lists = [p.q_order.listing() for p in parts]
-    lists = [xp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % block_q)), constant_values=-1) for x in lists]
-    order = Order.listed(xp.concatenate(lists, axis=2), first.shape[0])
-    n_rows, row, n_masks = order.n_slots // block_q, 0, 0
-    numbers, ids, masks = [], [], [full_mask(first.block_size, xp)]
-    for part in parts:
-        cells = to_cells(part)
-        above = cells.numbers // (part.n_rows * part.n_cols) * (n_rows - part.n_rows) + row
-        numbers.append(cells.numbers + above * part.n_cols)
-        ids.append(xp.where(cells.ids > 0, cells.ids + n_masks, 0))
-        masks.append(cells.masks[1:])
-        row, n_masks = row + part.n_rows, n_masks + len(cells.masks) - 1
-    numbers, ids = xp.concatenate(numbers), xp.concatenate(ids).astype(np.int32)
-    by_number = xp.argsort(numbers, kind="stable")
-    return as_structure(Cells(first.shape, first.block_size, first.lead, numbers[by_number], ids[by_number],
-                              xp.concatenate(masks), order, first.k_order))
 
 
 def transpose_blocks(part):

@@ -115,12 +115,12 @@ def _live_in_list(order, block):
     live = xp.zeros(tokens.shape[:2] + (n_blocks * block,), bool)
     live[..., : tokens.shape[2]] = tokens >= 0
     rows = xp.concatenate([xp.ones((1, block), bool), live.reshape(-1, block)])
-    if xp is not np:  # as in `masks.shared`
+    if library(tokens) == "cupy":  # as in `masks.shared`
         ids = xp.where(rows.all(axis=1), 0, xp.arange(len(rows)))
         return ids[1:].reshape(tokens.shape[:2] + (n_blocks,)), rows
     first, which = distinct(pack(rows[:, None])[:, 0])
-    rank = xp.argsort(xp.argsort(first))  # the row of ones in front gets number 0
-    return rank[which[1:]].reshape(tokens.shape[:2] + (n_blocks,)), rows[xp.sort(first)]
+    rank = np.argsort(np.argsort(first))  # the row of ones in front gets number 0
+    return rank[which[1:]].reshape(tokens.shape[:2] + (n_blocks,)), rows[np.sort(first)]
 
 
 def from_cells(cells):

@@ -4,30 +4,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from sparseattn.index_ops.algebra import as_blocks, is_empty
-from sparseattn.index_ops.blocks import pile, transpose_blocks
+from sparseattn.index_ops.algebra import as_blocks, grouped, is_empty
+from sparseattn.index_ops.blocks import transpose_blocks
+from sparseattn.index_ops.cells import Cells, as_structure, to_cells
+from sparseattn.index_ops.masks import full_mask
 from sparseattn.index_ops.pairs import without_repeats
 from sparseattn.index_ops.ranges import canonical, count_before, repeats
-from sparseattn.structure import BlockCSR, Ranges
+from sparseattn.structure import BlockCSR, Order, Ranges
 from sparseattn.xp import namespace
 
 
 def transposed(parts):
-    """The parts as parts of (key, query) pairs; several of one where a key repeats in its order."""
-    return [turned for group in _groups(parts) for turned in _transposed(group)]
+    """The parts as parts of (key, query) pairs; several of one where a key repeats in its order.
 
-
-def _groups(parts):
-    """Lists of parts to transpose together: those with one order of keys, if keys repeat in it. Each would become as
-    many parts as that order has turns, and all of them together do not become more."""
-    groups = []
-    for part in parts:
-        group = next((g for g in groups if _may_be_piled(g[0], part)), None)
-        if group is None:
-            groups.append([part])
-        else:
-            group.append(part)
-    return groups
+    Those with one order in which keys repeat are transposed together. Each would become as many parts as that order has
+    turns, and all of them together do not become more.
+    """
+    return [turned for group in grouped(parts, _may_be_piled) for turned in _transposed(group)]
 
 
 def _may_be_piled(a, b):
@@ -38,12 +31,32 @@ def _may_be_piled(a, b):
 
 
 def _transposed(group):
-    part = group[0] if len(group) == 1 else pile(group)
+    part = group[0] if len(group) == 1 else _pile(group)
     if isinstance(part, Ranges) and not repeats(part):
         turned = _transpose_ranges(part)
         if turned is not None:
             return [turned]
     return [p for p in without_repeats(transpose_blocks(as_blocks(part)), "q_order") if not is_empty(p)]
+
+
+def _pile(parts):
+    """BlockCSRs as one in which their rows of blocks stand below each other. They have one order of keys, block size
+    and lead; a query may then sit at a slot of each, so the pile is for transposing. O(blocks)."""
+    first, xp, (block_q, _) = parts[0], namespace(parts[0].indptr), parts[0].block_size
+    order = Order.listed(xp.concatenate([p.q_order.filled(block_q) for p in parts], axis=2), first.shape[0])
+    n_rows, row, n_masks = order.n_slots // block_q, 0, 0
+    numbers, ids, masks = [], [], [full_mask(first.block_size, xp)]
+    for part in parts:
+        cells = to_cells(part)
+        above = cells.numbers // (part.n_rows * part.n_cols) * (n_rows - part.n_rows) + row
+        numbers.append(cells.numbers + above * part.n_cols)
+        ids.append(xp.where(cells.ids > 0, cells.ids + n_masks, 0))
+        masks.append(cells.masks[1:])
+        row, n_masks = row + part.n_rows, n_masks + len(cells.masks) - 1
+    numbers, ids = xp.concatenate(numbers), xp.concatenate(ids).astype(np.int32)
+    by_number = xp.argsort(numbers, kind="stable")
+    return as_structure(Cells(first.shape, first.block_size, first.lead, numbers[by_number], ids[by_number],
+                              xp.concatenate(masks), order, first.k_order))
 
 
 def _transpose_ranges(part):

@@ -128,7 +128,7 @@ def cluster_parts(q_members, k_members, shape, offset):
     k_slots[..., : k_members.shape[3]] = k_members
     k_order = Order.listed(k_slots.reshape(*lead, -1), shape[1])
     k_slots = k_slots.reshape(*k_members.shape[:3], pieces, tile_k)
-    cut = cluster_tiles if library(q_members) == "cupy" else _compiled
+    cut = cluster_tiles if library(q_members) == "cupy" else tiles_by_loops
     tokens, cluster, bounds, masks, states = cut(q_members, k_members, k_slots, shape, offset, TILE_Q)
     parts = []
     for rows in map(slice, bounds, bounds[1:]):
@@ -138,7 +138,7 @@ def cluster_parts(q_members, k_members, shape, offset):
     return parts
 
 
-def _compiled(q_members, k_members, k_slots, shape, offset, tile):
+def tiles_by_loops(q_members, k_members, k_slots, shape, offset, tile):
     """As `cluster_tiles`, of NumPy's arrays."""
     lead = q_members.shape[:2]
     sides = {at: tuple(memberships(x[at], n) for x, n in zip((q_members, k_members), shape)) for at in np.ndindex(lead)}

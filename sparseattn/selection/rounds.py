@@ -64,21 +64,21 @@ def round_parts(q, k, same_bucket, window, once, causal, apart):
     before = min(window[0], n_hashes * per_round - 1)
     seen = before + 1 + min(window[1], n_hashes * per_round - 1 - before)
     refuse_too_many_masks(batch * n_heads * n_hashes * per_round * pieces * seen * pieces, (tile, tile))
-    fill = _by_arrays if library(q.tokens) == "cupy" else _compiled
+    fill = masks_by_arrays if library(q.tokens) == "cupy" else masks_by_loops
     masks, states, met = fill(q, k, same_bucket, (before, seen), (once, causal, apart))
     if apart:
         _keep_alone(masks[0], states[0], met, q, before)
     return [_part(r, masks[r], states[r], q, k, before, seen) for r in range(n_hashes)]
 
 
-def _by_arrays(q, k, *rules):
+def masks_by_arrays(q, k, *rules):
     """Lists of the masks and states of all rounds, and which tokens have a key."""
     masks, states, met = zip(*(round_tiles(r, q, k, *rules) for r in range(q.tokens.shape[2])))
     return list(masks), list(states), functools.reduce(operator.or_, met)
 
 
-def _compiled(q, k, same_bucket, window, rules):
-    """As `_by_arrays`, of NumPy's arrays."""
+def masks_by_loops(q, k, same_bucket, window, rules):
+    """As `masks_by_arrays`, of NumPy's arrays."""
     batch, n_heads, n_hashes, per_round, pieces, tile = q.tokens.shape
     shape = batch, n_heads, per_round * pieces, window[1] * pieces
     masks = [np.empty((*shape, tile, -(-tile // 32)), np.uint32) for _ in range(n_hashes)]

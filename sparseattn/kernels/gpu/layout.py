@@ -197,11 +197,7 @@ def _tables(structure, convert):
 
 def _list(order, block):
     """The tokens of an order, each list filled up with nobody to whole blocks; flat. None: slot = token."""
-    if order is None:
-        return None
-    tokens = order.listing()
-    missing = (0, 0), (0, 0), (0, -tokens.shape[2] % block)
-    return namespace(tokens).pad(tokens, missing, constant_values=-1).reshape(-1)
+    return None if order is None else order.filled(block).reshape(-1)
 
 
 def walks(pattern, structure, batch, n_heads, n_kv_heads, kv, convert) -> tuple[Walk, ...]:
